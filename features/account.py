@@ -1,0 +1,68 @@
+"""Account arithmetic on arrays: how planned trades fill at the next open and what they cost.
+
+Generic over numpy and torch and over a leading batch shape (...). The paper ledger books the same fills in Decimal.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from features.allocation import to_lots
+
+BUY_HEADROOM = 1.0 - 1e-9  # rounding of a scaled-down buy must never overdraw the cash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """Signed quantity (..., N), fill price (..., N), fee in quote currency and fee in base units (..., N)."""
+
+    quantity: Any
+    price: Any
+    fee_quote: Any
+    fee_base: Any
+
+
+def fill_trades(
+    *, delta: Any, cash: Any, quantity: Any, open_price: Any, volume: Any, tradable: Any, lot: Any,
+    fee: Any, price_impact: Any, fee_in_received: bool, max_volume_share: float,
+) -> Filled:  # fmt: skip
+    """Fill planned trades `delta` (..., N) at the open of the next bar.
+
+    Sells fill first; buys share the cash then at hand, scaled down alike if it does not reach. fee and price_impact
+    are fractions, scalars or (..., 1). volume (..., N) is the next bar's; tradable (..., N) is False on filled bars.
+    fee_in_received: buys pay the fee in the asset bought, sells in quote currency (the asset received either way).
+    """
+    xp = array_namespace(delta)
+    zero = xp.zeros_like(delta)
+    wanted = xp.where(tradable, xp.maximum(delta, -quantity), zero)
+    if max_volume_share > 0.0:
+        ceiling = max_volume_share * volume
+        wanted = to_lots(xp.clip(wanted, -ceiling, ceiling), lot)
+    price = open_price * (1.0 + xp.sign(wanted) * price_impact)
+    sold = xp.minimum(wanted, zero)
+    proceeds = xp.sum(-sold * price * (1.0 - fee), axis=-1)
+    bought = xp.maximum(wanted, zero)
+    fee_on_top = 0.0 if fee_in_received else fee
+    need = xp.sum(bought * price * (1.0 + fee_on_top), axis=-1)
+    have = (cash + proceeds) * BUY_HEADROOM
+    short = need > have
+    share = xp.where(short, have / xp.where(need > 0, need, xp.ones_like(need)), xp.ones_like(need))
+    bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)
+    done = sold + bought
+    notional = xp.abs(done) * price
+    if fee_in_received:
+        return Filled(quantity=done, price=price, fee_quote=-sold * price * fee, fee_base=bought * fee)
+    return Filled(quantity=done, price=price, fee_quote=notional * fee, fee_base=zero)
+
+
+def settle(cash: Any, quantity: Any, filled: Filled) -> tuple[Any, Any]:
+    """Cash (...) and quantity (..., N) after the fills."""
+    xp = array_namespace(cash)
+    spent = xp.sum(filled.quantity * filled.price + filled.fee_quote, axis=-1)
+    return cash - spent, quantity + filled.quantity - filled.fee_base
+
+
+def equity(cash: Any, quantity: Any, price: Any) -> Any:
+    """Value (...) in quote currency, holdings marked at `price` (..., N) without liquidation cost."""
+    return cash + array_namespace(cash).sum(quantity * price, axis=-1)

@@ -1,0 +1,110 @@
+"""Inference in numpy: the policy as it trades. No torch, no GPU, no pickle.
+
+Architecture `per_asset` (permutation-equivariant; Zaheer et al. 2017, "Deep Sets"), one encoder shared by all
+tickers:
+
+    e_i = tanh(W_e [asset_i, shared])                     market only
+    h_i = tanh(W_h [e_i, mean_j e_j])                     market only
+    z_i = tanh(W_z [h_i, weight_i, account]);  logit_i = w_l . z_i
+    c   = tanh(W_c [mean_j h_j, account]);     (cash logit, speed) = W_o c
+
+The first two layers see the market alone, so a batch of accounts on the same bar may share them.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import ContractMismatch
+from features.observation import Layout
+
+F32 = NDArray[np.float32]
+Weights = Mapping[str, F32]
+PolicyKind = Literal["per_asset", "constant"]
+
+
+class Actor(Protocol):
+    """Deterministic policy: observation (size,) float32 → raw output (action_size,) float64."""
+
+    def act(self, observation: F32) -> NDArray[np.float64]: ...
+
+
+def weight_shapes(kind: PolicyKind, layout: Layout, width: int) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor a policy of this kind carries."""
+    if kind == "constant":
+        return {"raw": (layout.action_size,)}
+    account = 3
+    linear = {
+        "asset_encoder": (width, layout.n_asset_features + layout.n_shared_features),
+        "market_encoder": (width, 2 * width),
+        "asset_head": (width, width + 1 + account),
+        "asset_logit": (1, width),
+        "cash_head": (width, width + account),
+        "cash_out": (2, width),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in linear.items():
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = (shape[0],)
+    return shapes
+
+
+class PerAssetActor:
+    """The mean of the trained Gaussian policy."""
+
+    def __init__(self, layout: Layout, weights: Weights) -> None:
+        self._layout = layout
+        # transposed once: a @ w beats w @ a on row vectors of several tickers
+        self._w = {n: np.ascontiguousarray(t.T if t.ndim == 2 else t) for n, t in weights.items()}
+
+    def act(self, observation: F32) -> NDArray[np.float64]:
+        asset, shared, held, account = self._layout.split(observation)
+        n = self._layout.n_assets
+        everyone = np.ones((n, 1), dtype=np.float32)
+        encoded = self._layer("asset_encoder", np.concatenate([asset, everyone * shared], axis=1))
+        pooled = everyone * encoded.mean(axis=0, dtype=np.float32)
+        market = self._layer("market_encoder", np.concatenate([encoded, pooled], axis=1))
+        headed = self._layer("asset_head", np.concatenate([market, held[:, None], everyone * account], axis=1))
+        logits = headed @ self._w["asset_logit.weight"] + self._w["asset_logit.bias"]
+        centre = market.mean(axis=0, dtype=np.float32)
+        cash = self._layer("cash_head", np.concatenate([centre, account])[None])
+        tail = cash @ self._w["cash_out.weight"] + self._w["cash_out.bias"]
+        return np.concatenate([logits[:, 0], tail[0]]).astype(np.float64)
+
+    def _layer(self, name: str, x: F32) -> F32:
+        out: F32 = np.tanh(x @ self._w[f"{name}.weight"] + self._w[f"{name}.bias"])
+        return out
+
+
+class ConstantActor:
+    """Aims at the same portfolio for ever: how a baseline travels through the same path as a policy."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._raw = weights["raw"].astype(np.float64)
+
+    def act(self, observation: F32) -> NDArray[np.float64]:  # noqa: ARG002  the protocol's argument
+        return self._raw
+
+
+def constant_raw(asset_weights: NDArray[np.float64]) -> F32:
+    """Raw output whose softmax is `asset_weights` (N,) plus cash, adjusted to at once."""
+    cash = max(0.0, 1.0 - float(asset_weights.sum()))
+    logits = np.log(np.clip(np.append(asset_weights, cash), 1e-12, 1.0))
+    return np.append(logits, 30.0).astype(np.float32)
+
+
+def build_actor(kind: PolicyKind, layout: Layout, width: int, weights: Weights) -> Actor:
+    """The actor for `weights`; ContractMismatch lists every tensor whose name or shape is off."""
+    expected = weight_shapes(kind, layout, width)
+    differences = [f"{n}: expected {s}, missing" for n, s in expected.items() if n not in weights]
+    differences += [f"{n}: not expected" for n in weights if n not in expected]
+    differences += [
+        f"{n}: expected {s}, got {weights[n].shape}"
+        for n, s in expected.items()
+        if n in weights and weights[n].shape != s
+    ]
+    if differences:
+        raise ContractMismatch(f"the weights do not fit a {kind} policy of width {width}", differences=differences)
+    return PerAssetActor(layout, weights) if kind == "per_asset" else ConstantActor(weights)

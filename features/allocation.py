@@ -1,0 +1,81 @@
+"""The meaning of a policy's raw output: target weights, then trades the venue would take.
+
+Every function is generic over numpy and torch and over a leading batch shape (...).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from features.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All are fractions of equity. no_trade_band: a position moves only when it is off target by at least this."""
+
+    min_cash_reserve: float
+    max_weight: float
+    no_trade_band: float
+
+    def __post_init__(self) -> None:
+        for name in ("min_cash_reserve", "max_weight", "no_trade_band"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigurationError(f"allocation.{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
+    """Asset weights (..., N) from raw output (..., N + 2) = N asset logits, the cash logit, the speed.
+
+    The softmax over assets and cash is the portfolio aimed at; sigmoid(speed) is the share of the way gone there
+    now. Partial adjustment is the optimal form under quadratic trading costs (Gârleanu & Pedersen 2013,
+    "Dynamic Trading with Predictable Returns and Transaction Costs"). current: (..., N) weights held.
+    What the cap and the reserve cut off stays in cash.
+    """
+    xp = array_namespace(raw)
+    logits, speed = raw[..., :-1], raw[..., -1:]
+    exps = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+    aim = (exps / xp.sum(exps, axis=-1, keepdims=True))[..., :-1]
+    rate = 1.0 / (1.0 + xp.exp(-speed))
+    return limit_weights(current + rate * (aim - current), limits)
+
+
+def limit_weights(weights: Any, limits: Limits) -> Any:
+    """Cap each asset and keep the cash reserve; the cut goes to cash, never to another asset."""
+    xp = array_namespace(weights)
+    capped = xp.clip(weights, 0.0, limits.max_weight)
+    invested = xp.sum(capped, axis=-1, keepdims=True)
+    room = 1.0 - limits.min_cash_reserve
+    return capped * xp.where(invested > room, room / xp.clip(invested, 1e-12, None), xp.ones_like(invested))
+
+
+def plan_trades(
+    *, target: Any, cash: Any, quantity: Any, price: Any, limits: Limits, lot: Any, min_notional: Any
+) -> Any:
+    """Signed quantities (..., N) to trade so that holdings approach `target` (..., N), in whole lots.
+
+    cash (...); quantity, price (..., N) with price the decision close; lot, min_notional (N,). A trade below the
+    band or the minimum notional is not made. A lot of 0 means divisible.
+    """
+    xp = array_namespace(target)
+    value = quantity * price
+    equity = (cash + xp.sum(value, axis=-1))[..., None]
+    wanted = target * equity - value
+    outside = xp.abs(wanted) >= xp.maximum(limits.no_trade_band * equity, min_notional + 0.0 * equity)
+    delta = xp.where(outside, wanted / price, xp.zeros_like(wanted))
+    delta = xp.maximum(delta, -quantity)
+    whole = to_lots(delta, lot)
+    return xp.where(xp.abs(whole) * price >= min_notional, whole, xp.zeros_like(whole))
+
+
+def to_lots(quantity: Any, lot: Any) -> Any:
+    """Round signed quantities towards zero to whole lots; a lot of 0 leaves them as they are."""
+    xp = array_namespace(quantity)
+    unit = xp.where(lot > 0, lot, xp.ones_like(lot))
+    # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
+    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit * xp.sign(quantity)
+    return xp.where(lot > 0, whole, quantity)

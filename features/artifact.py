@@ -1,0 +1,130 @@
+"""A policy as it is stored: manifest and weights in a directory named by their hash. No pickle anywhere."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from features.actor import Actor, PolicyKind, Weights, build_actor
+from features.allocation import Limits
+from features.costs import Costs
+from features.errors import ContractMismatch, DataError
+from features.observation import LAYOUT_VERSION, Layout
+from features.scaling import Scaler
+from features.spec import FeatureSpec
+from features.venue_rules import VenueRules
+
+MANIFEST, WEIGHTS, EVIDENCE = "manifest.json", "weights.safetensors", "evidence.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyArtifact:
+    """Everything that turns bars into target weights, plus `training`: where it came from (plain JSON)."""
+
+    kind: PolicyKind
+    width: int
+    spec: FeatureSpec
+    scaler: Scaler
+    limits: Limits
+    costs: Costs
+    venue_rules: VenueRules
+    weights: Weights
+    training: Mapping[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.spec)
+
+    def actor(self) -> Actor:
+        return build_actor(self.kind, self.layout, self.width, self.weights)
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "format": 1, "kind": self.kind, "width": self.width, "layout_version": LAYOUT_VERSION,
+            "spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint, "scaler": self.scaler.to_dict(),
+            "limits": self.limits.to_dict(), "costs": self.costs.to_dict(), "venue_rules": self.venue_rules.to_dict(),
+            "weights_sha256": hashlib.sha256(self._weight_bytes()).hexdigest(), "training": dict(self.training),
+        }  # fmt: skip
+
+    @property
+    def artifact_id(self) -> str:
+        """SHA-256 of the manifest, which contains the hash of the weights."""
+        return hashlib.sha256(_canonical(self.manifest())).hexdigest()
+
+    def save(self, artifacts: Path) -> Path:
+        """Write `artifacts/<id>/` atomically; saving the same artifact twice is one directory."""
+        final = artifacts / self.artifact_id
+        if final.exists():
+            return final
+        draft = artifacts / f".{self.artifact_id}.{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _write_synced(draft / WEIGHTS, self._weight_bytes())
+        _write_synced(draft / MANIFEST, _canonical(self.manifest()))
+        try:
+            draft.rename(final)
+        except OSError:  # another process saved the same content first
+            shutil.rmtree(draft)
+        _sync_directory(artifacts)
+        return final
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read and check an artifact; DataError when a file is missing or altered."""
+        try:
+            manifest_bytes = (directory / MANIFEST).read_bytes()
+            weight_bytes = (directory / WEIGHTS).read_bytes()
+        except OSError as error:
+            raise DataError(f"artifact {directory.name} cannot be read: {error}") from error
+        if hashlib.sha256(manifest_bytes).hexdigest() != directory.name:
+            raise DataError(f"artifact {directory.name}: the manifest was altered", hint="export the trial again")
+        record = json.loads(manifest_bytes)
+        if hashlib.sha256(weight_bytes).hexdigest() != record["weights_sha256"]:
+            raise DataError(f"artifact {directory.name}: the weights were altered", hint="export the trial again")
+        if record["layout_version"] != LAYOUT_VERSION:
+            raise ContractMismatch(
+                f"artifact {directory.name} has another observation layout",
+                differences=[f"layout version: {record['layout_version']} against {LAYOUT_VERSION}"],
+            )
+        return cls(
+            kind=cast("PolicyKind", record["kind"]), width=record["width"], spec=FeatureSpec.from_dict(record["spec"]),
+            scaler=Scaler.from_dict(record["scaler"]), limits=Limits(**record["limits"]),
+            costs=Costs(**record["costs"]), venue_rules=VenueRules.from_dict(record["venue_rules"]),
+            weights=load_tensors(weight_bytes), training=record["training"],
+        )  # fmt: skip
+
+    def require_spec(self, pipeline: FeatureSpec) -> None:
+        """Raise ContractMismatch listing every difference unless the pipeline computes what this policy sees."""
+        self.spec.require(pipeline, mine=f"artifact {self.artifact_id[:12]}", theirs="the configured pipeline")
+
+    def _weight_bytes(self) -> bytes:
+        tensors = {name: np.ascontiguousarray(self.weights[name]) for name in sorted(self.weights)}
+        data: bytes = save_tensors(tensors)
+        return data
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,76 @@
+"""From a bar to a target: the one function that training's evaluation, paper trading and its proof all call."""
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.allocation import target_weights
+from features.artifact import PolicyArtifact
+from features.errors import DataError
+from features.ledger import Ledger
+from features.observation import market_block
+from features.pipeline import FeatureRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was seen and what was wanted at one close. target: (N,) asset weights, the rest is cash."""
+
+    close_time_s: int
+    observation_sha256: str
+    raw: tuple[float, ...]
+    target: tuple[float, ...]
+
+
+def market_blocks(artifact: PolicyArtifact, rows: FeatureRows) -> NDArray[np.float32]:
+    """(R - stack_bars + 1, market_size): the market half of the observation of every row."""
+    scaled = artifact.scaler.transform(rows)
+    return market_block(scaled.asset, scaled.shared, artifact.spec.stack_bars)
+
+
+class Decider:
+    """A policy ready to decide; holds the actor and nothing that changes."""
+
+    def __init__(self, artifact: PolicyArtifact) -> None:
+        self._artifact = artifact
+        self._actor = artifact.actor()
+
+    def decide(
+        self, *, market: NDArray[np.float32], ledger: Ledger, close: NDArray[np.float64], close_time_s: int
+    ) -> Decision:
+        """market: (market_size,) float32; close: (N,) of the bar just closed. NaN raises DataError."""
+        observation = np.concatenate([market, ledger.observed(close)])
+        raw = self._actor.act(observation)
+        target = target_weights(raw, ledger.weights(close), self._artifact.limits)
+        if not (np.isfinite(raw).all() and np.isfinite(target).all()):
+            raise DataError(f"the policy's output at {close_time_s} is not finite", hint="retrain; do not trade it")
+        return Decision(
+            close_time_s=close_time_s,
+            observation_sha256=hashlib.sha256(observation.tobytes()).hexdigest(),
+            raw=tuple(map(float, raw)),
+            target=tuple(map(float, target)),
+        )
+
+
+class MarketWindow:
+    """The last `stack_bars` scaled rows of a stream, laid out as `market_blocks` lays out history."""
+
+    def __init__(self, artifact: PolicyArtifact) -> None:
+        self._artifact = artifact
+        self._rows: deque[FeatureRows] = deque(maxlen=artifact.spec.stack_bars)
+
+    def push(self, row: FeatureRows) -> NDArray[np.float32] | None:
+        """The market block after `row`, or None while fewer than `stack_bars` rows were pushed."""
+        self._rows.append(row)
+        if len(self._rows) < self._artifact.spec.stack_bars:
+            return None
+        rows = FeatureRows(
+            close_time_s=np.concatenate([r.close_time_s for r in self._rows]),
+            asset=np.concatenate([r.asset for r in self._rows]),
+            shared=np.concatenate([r.shared for r in self._rows]),
+        )
+        block: NDArray[np.float32] = market_blocks(self._artifact, rows)[0]
+        return block

@@ -1,0 +1,163 @@
+"""One account booked exactly: fills in Decimal, the same arithmetic that the array functions do in float64.
+
+Evaluation and paper trading both run on this ledger, so their accounts agree to the last digit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_UP, Decimal
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.account import Filled, fill_trades
+from features.allocation import Limits, plan_trades
+from features.bars import Bars
+from features.costs import Costs
+from features.errors import DataError
+from features.observation import account_block
+from features.venue_rules import VenueRules
+
+QUOTE_UNIT = Decimal("0.00000001")  # fees are rounded up to it, as venues do
+BASE_UNIT = Decimal("0.000000001")  # Alpaca's nine decimals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """One executed trade. quantity is signed base units; fees are charged beside it, never inside the price."""
+
+    ticker: str
+    close_time_s: int
+    quantity: Decimal
+    price: Decimal
+    fee_quote: Decimal
+    fee_base: Decimal
+
+    @property
+    def notional(self) -> Decimal:
+        return abs(self.quantity) * self.price
+
+    @property
+    def fee_value(self) -> Decimal:
+        """Both fees in quote currency at the fill price."""
+        return self.fee_quote + self.fee_base * self.price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """Cash in quote currency, quantity per ticker, and what the observation needs of the past."""
+
+    tickers: tuple[str, ...]
+    cash: Decimal
+    quantity: tuple[Decimal, ...]
+    peak: Decimal
+    bars_since_trade: int
+    fees: Decimal = Decimal(0)
+    turnover: Decimal = Decimal(0)
+
+    @classmethod
+    def opened(cls, tickers: Sequence[str], cash: float) -> Self:
+        start = Decimal(repr(cash))
+        if not start.is_finite() or start <= 0:
+            raise DataError(f"an account needs positive cash, got {cash}")
+        zero = Decimal(0)
+        return cls(tickers=tuple(tickers), cash=start, quantity=(zero,) * len(tickers), peak=start, bars_since_trade=0)
+
+    def book(self, fills: Sequence[Fill]) -> Self:
+        """After `fills`; DataError rather than a negative balance."""
+        cash, quantity = self.cash, list(self.quantity)
+        for fill in fills:
+            i = self.tickers.index(fill.ticker)
+            cash -= fill.quantity * fill.price + fill.fee_quote
+            quantity[i] += fill.quantity - fill.fee_base
+            if quantity[i] < 0 or cash < 0:
+                raise DataError(f"a fill of {fill.quantity} {fill.ticker} overdraws the account")
+        return replace(
+            self, cash=cash, quantity=tuple(quantity),
+            bars_since_trade=0 if fills else self.bars_since_trade,
+            fees=self.fees + sum((f.fee_value for f in fills), Decimal(0)),
+            turnover=self.turnover + sum((f.notional for f in fills), Decimal(0)),
+        )  # fmt: skip
+
+    def marked(self, close: NDArray[np.float64]) -> Self:
+        """One bar later: the peak follows the equity at `close` (N,), the time since the last trade counts on."""
+        return replace(self, peak=max(self.peak, self.equity(close)), bars_since_trade=self.bars_since_trade + 1)
+
+    def equity(self, close: NDArray[np.float64]) -> Decimal:
+        return self.cash + sum(
+            (q * Decimal(repr(float(p))) for q, p in zip(self.quantity, close, strict=True)), Decimal(0)
+        )
+
+    def cash_array(self) -> NDArray[np.float64]:
+        return np.array(float(self.cash))
+
+    def quantity_array(self) -> NDArray[np.float64]:
+        return np.array([float(q) for q in self.quantity])
+
+    def weights(self, close: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N,) asset weights at `close`."""
+        value = self.quantity_array() * close
+        weights: NDArray[np.float64] = value / (float(self.cash) + value.sum())
+        return weights
+
+    def observed(self, close: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The account half of the observation, (N + 3,) float32."""
+        block: NDArray[np.float32] = account_block(
+            cash=self.cash_array(), quantity=self.quantity_array(), price=close,
+            peak=np.array(float(self.peak)), bars_since_trade=np.array(float(self.bars_since_trade)),
+        )  # fmt: skip
+        return block
+
+
+def plan_orders(
+    ledger: Ledger, target: NDArray[np.float64], close: NDArray[np.float64], limits: Limits, rules: VenueRules
+) -> tuple[tuple[str, Decimal], ...]:
+    """(ticker, signed quantity) for every trade that moves the account towards `target` (N,), in whole lots."""
+    lot, min_notional = rules.arrays(ledger.tickers)
+    delta = plan_trades(
+        target=target, cash=ledger.cash_array(), quantity=ledger.quantity_array(), price=close,
+        limits=limits, lot=lot, min_notional=min_notional,
+    )  # fmt: skip
+    return tuple(
+        (ticker, _in_lots(float(d), rules.rule(ticker).lot_decimal))
+        for ticker, d in zip(ledger.tickers, delta, strict=True)
+        if d != 0.0
+    )
+
+
+def simulate_fills(
+    ledger: Ledger, orders: Sequence[tuple[str, Decimal]], bar: Bars, costs: Costs, rules: VenueRules
+) -> tuple[Fill, ...]:
+    """What `orders` become at the open of `bar` (one bar, the one after the decision)."""
+    wanted = dict(orders)
+    if len(wanted) != len(orders):
+        raise DataError("two orders for one ticker in one bar")
+    lot, _ = rules.arrays(ledger.tickers)
+    filled = fill_trades(
+        delta=np.array([float(wanted.get(t, 0)) for t in ledger.tickers]),
+        cash=ledger.cash_array(), quantity=ledger.quantity_array(), open_price=bar.open[0], volume=bar.volume[0],
+        tradable=~bar.filled[0], lot=lot, fee=costs.fee, price_impact=costs.price_impact,
+        fee_in_received=costs.fee_in == "received", max_volume_share=costs.max_volume_share,
+    )  # fmt: skip
+    # sells first: their proceeds pay for the buys
+    order = np.argsort(filled.quantity, kind="stable")
+    return tuple(
+        _fill(ledger.tickers[i], filled, int(i), bar, costs, rules) for i in order if filled.quantity[i] != 0.0
+    )
+
+
+def _fill(ticker: str, filled: Filled, i: int, bar: Bars, costs: Costs, rules: VenueRules) -> Fill:
+    quantity = _in_lots(float(filled.quantity[i]), rules.rule(ticker).lot_decimal)
+    price = Decimal(repr(float(filled.price[i])))
+    fee = Decimal(repr(costs.fee))
+    in_base = costs.fee_in == "received" and quantity > 0
+    return Fill(
+        ticker=ticker, close_time_s=bar.last_close_s, quantity=quantity, price=price,
+        fee_quote=Decimal(0) if in_base else (abs(quantity) * price * fee).quantize(QUOTE_UNIT, rounding=ROUND_UP),
+        fee_base=(quantity * fee).quantize(BASE_UNIT, rounding=ROUND_UP) if in_base else Decimal(0),
+    )  # fmt: skip
+
+
+def _in_lots(quantity: float, lot: Decimal) -> Decimal:
+    return Decimal(repr(quantity)) if lot == 0 else round(Decimal(repr(quantity)) / lot) * lot

@@ -1,0 +1,77 @@
+"""How market features and the account become one vector, for one account and for a batch alike.
+
+Layout of the last axis: asset features of ticker 0, ticker 1, ... (each `stack_bars` rows, oldest first), shared
+features, weights per ticker, then the account: cash weight, drawdown, time since the last trade.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+
+from features.spec import FeatureSpec
+
+LAYOUT_VERSION = 1
+ACCOUNT_FIELDS = ("cash_weight", "drawdown", "since_trade")
+SINCE_TRADE_CAP_BARS = 720.0  # 30 days of hourly bars; longer is the same to the policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Sizes of the observation's blocks."""
+
+    n_assets: int
+    n_asset_features: int
+    n_shared_features: int
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> "Layout":
+        return cls(
+            n_assets=len(spec.tickers),
+            n_asset_features=len(spec.asset_columns) * spec.stack_bars,
+            n_shared_features=len(spec.shared_columns) * spec.stack_bars,
+        )
+
+    @property
+    def market_size(self) -> int:
+        return self.n_assets * self.n_asset_features + self.n_shared_features
+
+    @property
+    def size(self) -> int:
+        return self.market_size + self.n_assets + len(ACCOUNT_FIELDS)
+
+    @property
+    def action_size(self) -> int:
+        """A logit per ticker, one for cash, one for the speed of adjustment (see allocation)."""
+        return self.n_assets + 2
+
+    def split(self, observation: Any) -> tuple[Any, Any, Any, Any]:
+        """(..., size) → asset (..., N, F), shared (..., G), weights (..., N), account (..., 3)."""
+        n, f, g = self.n_assets, self.n_asset_features, self.n_shared_features
+        lead = tuple(observation.shape[:-1])
+        asset = observation[..., : n * f].reshape((*lead, n, f))
+        return asset, observation[..., n * f : n * f + g], observation[..., n * f + g : -3], observation[..., -3:]
+
+
+def market_block(asset: NDArray[np.float32], shared: NDArray[np.float32], stack_bars: int) -> NDArray[np.float32]:
+    """(R, N, F) and (R, G) scaled rows → (R - stack_bars + 1, market_size): the market half of the observation."""
+    n_rows = len(asset) - stack_bars + 1
+    stacked = np.concatenate([asset[k : k + n_rows] for k in range(stack_bars)], axis=2)
+    shared_stacked = np.concatenate([shared[k : k + n_rows] for k in range(stack_bars)], axis=1)
+    return np.concatenate([stacked.reshape(n_rows, -1), shared_stacked], axis=1)
+
+
+def account_block(*, cash: Any, quantity: Any, price: Any, peak: Any, bars_since_trade: Any) -> Any:
+    """The account half of the observation, (..., N + 3) float32, from float64 state of any batch shape.
+
+    cash, peak, bars_since_trade: (...); quantity: (..., N) base units; price: (N,) or (..., N), the closes.
+    """
+    xp = array_namespace(cash)
+    value = quantity * price
+    equity = cash + xp.sum(value, axis=-1)
+    drawdown = 1.0 - equity / xp.maximum(peak, equity)
+    since = xp.log1p(xp.clip(bars_since_trade, 0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
+    account = xp.stack([cash / equity, drawdown, since], axis=-1)
+    return xp.astype(xp.concat([value / equity[..., None], account], axis=-1), xp.float32)

@@ -1,0 +1,26 @@
+"""The port through which bars come in. Adapters: `recorded`, `simulated`, `ccxt`."""
+
+from typing import Protocol
+
+from features.bars import Bars
+
+
+class BarSource(Protocol):
+    """Closed bars of a fixed list of tickers at one timeframe; calls are idempotent reads."""
+
+    @property
+    def name(self) -> str:
+        """What a log line or a manifest calls this source, generator version included where there is one."""
+        ...
+
+    def bars(self, *, after_s: int, until_s: int) -> Bars:
+        """All closed bars with `after_s < close_time_s <= until_s` (UTC epoch seconds); possibly none."""
+        ...
+
+    def first_close_s(self) -> int:
+        """Close time of the oldest bar that can be had."""
+        ...
+
+    def last_close_s(self) -> int:
+        """Close time of the newest closed bar."""
+        ...
