@@ -1,0 +1,15 @@
+"""Fixtures that every test may use."""
+
+import pandas as pd
+import pytest
+from world import REAL, REAL_TICKERS
+
+from features.bars import Bars, bars_from_candles
+
+
+@pytest.fixture(scope="session")
+def real_bars() -> Bars:
+    """Four years of hourly candles of seven tickers; never part of the project."""
+    if not REAL.exists():
+        pytest.skip("the real candles are not beside this checkout")
+    return bars_from_candles(pd.read_parquet(REAL), tickers=REAL_TICKERS, timeframe_s=3600)

@@ -1,0 +1,125 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from world import random_bars
+
+from features.actor import PolicyKind, constant_raw, weight_shapes
+from features.allocation import Limits
+from features.artifact import MANIFEST, WEIGHTS, PolicyArtifact
+from features.costs import Costs
+from features.decision import Decider, MarketWindow, market_blocks
+from features.errors import ContractMismatch, DataError
+from features.ledger import Ledger
+from features.observation import Layout
+from features.pipeline import FeatureStream, compute
+from features.scaling import Scaler
+from features.spec import preset
+from features.venue_rules import VenueRules
+
+BARS = random_bars(21)
+
+
+def artifact(kind: PolicyKind = "per_asset", *, stack_bars: int = 1, seed: int = 0) -> PolicyArtifact:
+    spec = preset("stationary", tickers=BARS.tickers, timeframe_s=3600, stack_bars=stack_bars)
+    rng = np.random.default_rng(seed)
+    shapes = weight_shapes(kind, Layout.of(spec), 16)
+    weights = {n: rng.normal(0, 0.3, shape).astype(np.float32) for n, shape in shapes.items()}
+    if kind == "constant":
+        weights = {"raw": constant_raw(np.array([0.2, 0.3, 0.1]))}
+    return PolicyArtifact(
+        kind=kind, width=16, spec=spec, scaler=Scaler.fit(compute(BARS, spec), spec),
+        limits=Limits(min_cash_reserve=0.02, max_weight=0.5, no_trade_band=0.02),
+        costs=Costs(fee_bps=25, half_spread_bps=2, slippage_bps=3),
+        venue_rules=VenueRules.uniform("here", BARS.tickers), weights=weights, training={"seed": seed},
+    )  # fmt: skip
+
+
+def test_saving_twice_gives_one_directory_and_loading_gives_the_same_policy(tmp_path: Path) -> None:
+    one, two = artifact().save(tmp_path), artifact().save(tmp_path)
+    assert one == two and [p.name for p in tmp_path.iterdir()] == [one.name]
+    back = PolicyArtifact.load(one)
+    assert back.artifact_id == one.name
+    seen = np.random.default_rng(1).normal(size=back.layout.size).astype(np.float32)
+    assert back.actor().act(seen).tobytes() == artifact().actor().act(seen).tobytes()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
+def test_an_altered_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = artifact().save(tmp_path)
+    data = bytearray((path / name).read_bytes())
+    data[-3] ^= 1
+    (path / name).write_bytes(bytes(data))
+    with pytest.raises(DataError, match="altered"):
+        PolicyArtifact.load(path)
+
+
+def test_the_hash_covers_the_meaning_of_actions() -> None:
+    base = artifact()
+    parts = {name: getattr(base, name) for name in PolicyArtifact.__dataclass_fields__}
+    for change in (
+        {"limits": replace(base.limits, no_trade_band=0.03)},
+        {"costs": base.costs.with_fee_bps(10.0)},
+        {"venue_rules": VenueRules.uniform("here", BARS.tickers, lot="0.1")},
+        {"weights": artifact(seed=1).weights},
+    ):
+        assert PolicyArtifact(**parts | change).artifact_id != base.artifact_id
+
+
+@pytest.mark.parametrize("tickers", [("ETH", "BTC", "LTC"), ("BTC", "ETH", "BCH"), ("BTC", "ETH")])
+def test_wrong_permuted_or_fewer_tickers_refuse_to_load_with_the_difference(tickers: tuple[str, ...]) -> None:
+    with pytest.raises(ContractMismatch) as caught:
+        artifact().require_spec(preset("stationary", tickers=tickers, timeframe_s=3600))
+    assert caught.value.exit_code == 78
+    assert any(t in line for line in caught.value.differences for t in ("ETH", "LTC", "BCH"))
+
+
+def test_weights_of_another_shape_are_named() -> None:
+    short = dict(artifact().weights)
+    short["asset_encoder.weight"] = short["asset_encoder.weight"][:, :-1]
+    del short["cash_out.bias"]
+    broken = PolicyArtifact(
+        **{f: getattr(artifact(), f) for f in PolicyArtifact.__dataclass_fields__} | {"weights": short}
+    )
+    with pytest.raises(ContractMismatch) as caught:
+        broken.actor()
+    assert {line.split(":")[0] for line in caught.value.differences} == {"asset_encoder.weight", "cash_out.bias"}
+
+
+@pytest.mark.parametrize("stack_bars", [1, 3])
+def test_decisions_on_the_stream_equal_decisions_on_the_batch(stack_bars: int) -> None:
+    policy = artifact(stack_bars=stack_bars)
+    spec, decider, ledger = policy.spec, Decider(policy), Ledger.opened(BARS.tickers, 10_000.0)
+    blocks = market_blocks(policy, compute(BARS, spec))
+    start = 400
+    live, window = FeatureStream(spec, BARS.slice(0, start)), MarketWindow(policy)
+    compared = 0
+    for k in range(start, 500):
+        market = window.push(live.update(BARS.slice(k, k + 1)))
+        if market is None:
+            continue
+        known = {"ledger": ledger, "close": BARS.close[k], "close_time_s": int(BARS.close_time_s[k])}
+        again = blocks[k - spec.warmup_bars - stack_bars + 1]
+        assert decider.decide(market=market, **known) == decider.decide(market=again, **known)  # type: ignore[arg-type]
+        compared += 1
+    assert compared == 100 - stack_bars + 1
+
+
+def test_a_constant_policy_aims_at_its_portfolio() -> None:
+    policy = artifact("constant")
+    decision = Decider(policy).decide(
+        market=np.zeros(policy.layout.market_size, dtype=np.float32), ledger=Ledger.opened(BARS.tickers, 100.0),
+        close=BARS.close[0], close_time_s=0,
+    )  # fmt: skip
+    np.testing.assert_allclose(decision.target, [0.2, 0.3, 0.1], atol=1e-6)
+
+
+def test_permuted_tickers_permute_the_actors_logits() -> None:
+    policy = artifact()
+    layout, order = policy.layout, [2, 0, 1]
+    seen = np.random.default_rng(4).normal(size=layout.size).astype(np.float32)
+    asset, shared, held, account = layout.split(seen)
+    other = np.concatenate([asset[order].ravel(), shared, held[order], account]).astype(np.float32)
+    a, b = policy.actor().act(seen), policy.actor().act(other)
+    np.testing.assert_allclose(b, np.concatenate([a[:3][order], a[3:]]), atol=1e-5)
