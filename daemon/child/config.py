@@ -1,0 +1,299 @@
+"""The configuration as frozen records: every key has a type, unknown keys are errors that name the nearest known one."""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from features.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    state_dir: str = ""
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarketConfig:
+    source: Literal["ccxt", "recorded", "simulated"] = "ccxt"
+    exchange: str = "binance"
+    quote: str = "USDT"
+    tickers: tuple[str, ...] = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
+    timeframe_s: int = 3600
+    recorded_path: str = ""
+    grace_s: float = 20.0
+    history_bars: int = 17_520
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationConfig:
+    world: Literal["planted", "null", "sv"] = "planted"
+    seed: int = 11
+    bars: int = 26_000
+    start_utc: str = "2021-01-01T00:00:00Z"
+    oracle_sharpe: float = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesConfig:
+    preset: Literal["stationary", "classic"] = "stationary"
+    stack_bars: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostsConfig:
+    fee_bps: float = 25.0
+    half_spread_bps: float = 2.0
+    slippage_bps: float = 3.0
+    fee_in: Literal["quote", "received"] = "received"
+    max_volume_share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationConfig:
+    min_cash_reserve: float = 0.02
+    max_weight: float = 0.5
+    no_trade_band: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountConfig:
+    initial_cash: float = 10_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    train_start_utc: str = ""
+    judge_start_utc: str = ""
+    end_utc: str = ""
+    n_folds: int = 3
+    holdout_share: float = 0.4
+    embargo_bars: int = 168
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    name: str = "default"
+    target_trials: int = 200
+    seeds: int = 1
+    workers: int = 2
+    accounts: int = 64
+    train_steps: int = 200_000
+    sampler_startup_trials: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionConfig:
+    automatic: bool = True
+    every_trials: int = 50
+    dsr_threshold: float = 0.95
+    max_drawdown: float = 0.5
+    without_champion: Literal["cash", "equal_weight"] = "cash"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperConfig:
+    clock: Literal["live", "replay"] = "live"
+    replay_start_utc: str = ""
+    replay_bars_per_s: float = 0.0
+    start_without_champion: bool = True
+    max_drawdown_halt: float = 0.35
+    stale_after_s: float = 5400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonConfig:
+    backoff_first_s: float = 1.0
+    backoff_max_s: float = 300.0
+    backoff_reset_s: float = 600.0
+    max_restarts: int = 5
+    restart_window_s: float = 600.0
+    worker_hang_s: float = 120.0
+    trader_hang_s: float = 30.0
+    service_hang_s: float = 600.0
+    stop_grace_worker_s: float = 30.0
+    stop_grace_trader_s: float = 15.0
+    stop_grace_s: float = 20.0
+    torch_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JanitorConfig:
+    every_s: float = 600.0
+    warn_free_bytes: int = 50_000_000_000
+    floor_free_bytes: int = 2_000_000_000
+    keep_top: int = 20
+    reserve_bytes: int = 3_145_728
+    log_max_bytes: int = 50_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvisorConfig:
+    every_trials: int = 50
+    poll_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole of config.toml, one record per section."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    market: MarketConfig = field(default_factory=MarketConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    costs: CostsConfig = field(default_factory=CostsConfig)
+    allocation: AllocationConfig = field(default_factory=AllocationConfig)
+    account: AccountConfig = field(default_factory=AccountConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
+    janitor: JanitorConfig = field(default_factory=JanitorConfig)
+    advisor: AdvisorConfig = field(default_factory=AdvisorConfig)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+
+def load_config(path: Path, overlays: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Read TOML or JSON (by suffix), then overlays of the same form, then `section.key=value` overrides."""
+    merged: dict[str, dict[str, Any]] = {}
+    for source in (path, *overlays):
+        for section, values in _read(source).items():
+            if not isinstance(values, Mapping):
+                raise ConfigurationError(f"{source}: {section} is not a section", hint="keys belong under a [section]")
+            merged.setdefault(section, {}).update(values)
+    for override in overrides:
+        section, key, value = _split(override)
+        merged.setdefault(section, {})[key] = value
+    return parse(merged)
+
+
+def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Build and check the records; ConfigurationError names the first key that is wrong."""
+    known = {f.name: f for f in fields(Config)}
+    sections = {}
+    hints = get_type_hints(Config)
+    for name, values in record.items():
+        if name not in known:
+            raise ConfigurationError(f"unknown section [{name}]", hint=_nearest(name, known))
+        sections[name] = _section(name, hints[name], values)
+    config = Config(**sections)
+    _check(config)
+    return config
+
+
+def resolve_state_dir(configured: str) -> Path:
+    """The configured directory, else systemd's, else the XDG state directory."""
+    if configured:
+        return Path(configured).expanduser().resolve()
+    if given := os.environ.get("STATE_DIRECTORY", ""):
+        return Path(given.split(":")[0])
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "cappuccino"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", hint="name it with --config") from error
+    try:
+        record: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not valid: {error}") from error
+    return record
+
+
+def _split(override: str) -> tuple[str, str, Any]:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigurationError(f"cannot read the override {override!r}", hint="write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # an unquoted string
+    return section, key, value
+
+
+def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
+    assert is_dataclass(kind)
+    types = get_type_hints(kind)
+    made = {}
+    for key, value in values.items():
+        if key not in types:
+            raise ConfigurationError(f"unknown key {name}.{key}", hint=_nearest(key, types))
+        made[key] = _typed(f"{name}.{key}", types[key], value)
+    return kind(**made)  # type: ignore[operator]
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigurationError(f"{name} is {value!r}", hint=f"choose one of {', '.join(get_args(kind))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise ConfigurationError(f"{name} must be a list of texts, got {value!r}")
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigurationError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _check(config: Config) -> None:
+    """Ranges and combinations that no type can express."""
+    for section in fields(config):
+        record = getattr(config, section.name)
+        for item in fields(record):
+            value, name = getattr(record, item.name), f"{section.name}.{item.name}"
+            negative_is_wrong = isinstance(value, int | float) and not isinstance(value, bool)
+            if negative_is_wrong and not (0 <= value < float("inf")):
+                raise ConfigurationError(f"{name} must not be negative, got {value!r}")
+            if item.name.endswith("_utc") and value and not _is_utc(value):
+                raise ConfigurationError(f"{name} is {value!r}", hint='write a UTC time: "2024-01-01T00:00:00Z"')
+    at_least_one = (
+        ("market.timeframe_s", config.market.timeframe_s), ("features.stack_bars", config.features.stack_bars),
+        ("data.n_folds", config.data.n_folds), ("study.target_trials", config.study.target_trials),
+        ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
+        ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
+        ("advisor.every_trials", config.advisor.every_trials), ("daemon.torch_threads", config.daemon.torch_threads),
+    )  # fmt: skip
+    for name, value in at_least_one:
+        if value < 1:
+            raise ConfigurationError(f"{name} must be at least 1, got {value}")
+    if not config.market.tickers or len(set(config.market.tickers)) != len(config.market.tickers):
+        raise ConfigurationError("market.tickers must be distinct and at least one", hint=f"got {config.market.tickers}")
+    for name, share in (
+        ("data.holdout_share", config.data.holdout_share), ("paper.max_drawdown_halt", config.paper.max_drawdown_halt),
+        ("promotion.dsr_threshold", config.promotion.dsr_threshold),
+    ):  # fmt: skip
+        if not 0 < share < 1:
+            raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
+    if config.market.source == "recorded" and not config.market.recorded_path:
+        raise ConfigurationError("market.recorded_path is empty", hint="name the Parquet or CSV file to read")
+    if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
+        raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _is_utc(text: str) -> bool:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    offset = moment.utcoffset()
+    return offset is not None and offset.total_seconds() == 0

@@ -1,0 +1,137 @@
+"""Files that survive a crash: atomic replacement, append-only records with a checksum, and locks."""
+
+import contextlib
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from features.errors import CappuccinoError, DataError
+
+
+class AlreadyRunning(CappuccinoError):
+    """Another process holds the lock."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file; DataError naming it when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record with its checksum, durably. A torn tail left by a crash is cut off first.
+
+    Callers that share a file across processes hold a lock around this.
+    """
+    body = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    line = json.dumps({**record, "crc": zlib.crc32(body.encode())}, sort_keys=True, separators=(",", ":")) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        os.ftruncate(handle, whole := _whole_length(handle, size))
+        os.lseek(handle, whole, os.SEEK_SET)
+        os.write(handle, line.encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Every record, checksums checked and removed. A torn last line is ignored; any other bad line is a DataError."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was never finished
+        try:
+            record = json.loads(line)
+            crc = record.pop("crc")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{path}: line {number} is damaged") from error
+        if crc != zlib.crc32(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()):
+            raise DataError(f"{path}: line {number} does not match its checksum")
+        records.append(record)
+    return records
+
+
+def _whole_length(handle: int, size: int) -> int:
+    """Length up to and including the last newline."""
+    end, step = size, 65_536
+    while end > 0:
+        start = max(0, end - step)
+        found = os.pread(handle, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+class Lock:
+    """An advisory lock held by an open file: the kernel frees it when the holder dies, however it dies.
+
+    `wait=False` raises AlreadyRunning at once; `wait=True` blocks.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        self._path, self._wait = path, wait
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
+        except OSError as error:
+            os.close(handle)
+            raise AlreadyRunning(
+                f"{self._path.name} is held by another process", hint="cappuccinoctl status shows what runs"
+            ) from error
+        self._handle = handle
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def is_held(self) -> bool:
+        """Whether some process holds it now."""
+        if not self._path.exists():
+            return False
+        handle = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+            return True
+        finally:
+            os.close(handle)

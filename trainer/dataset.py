@@ -1,0 +1,134 @@
+"""From configuration to data: one market, its features, and who may read which part of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.child.config import Config
+from features.allocation import Limits
+from features.bars import Bars, epoch_s
+from features.costs import Costs
+from features.errors import ConfigurationError
+from features.observation import market_block
+from features.pipeline import FeatureRows, compute
+from features.scaling import Scaler
+from features.sources import open_source
+from features.spec import FeatureSpec, preset
+from features.venue_rules import VenueRules
+from trainer.evaluate import Arena
+from trainer.holdout import HoldoutToken
+from trainer.splits import Fold, Roles, roles, walk_forward
+
+
+class Dataset:
+    """Bars up to the end of development, their features and folds; the hold-out only against a ledgered token."""
+
+    def __init__(self, *, everything: Bars, spec: FeatureSpec, config: Config, source_name: str) -> None:
+        self.spec = spec
+        self.source_name = source_name
+        data = config.data
+        self.roles: Roles = roles(
+            everything,
+            train_start_s=epoch_s(data.train_start_utc) if data.train_start_utc else None,
+            judge_start_s=epoch_s(data.judge_start_utc) if data.judge_start_utc else None,
+            end_s=epoch_s(data.end_utc) if data.end_utc else None,
+            holdout_share=data.holdout_share,
+            gap_bars=max(data.embargo_bars, spec.lookback_bars + 1),
+            warmup_bars=spec.warmup_bars,
+        )
+        self.folds: tuple[Fold, ...] = walk_forward(
+            self.roles, n_folds=data.n_folds, gap_bars=max(data.embargo_bars, spec.lookback_bars + 1)
+        )
+        self._everything = everything
+        self.bars = everything.slice(0, self.roles.development.stop)
+        self.data_sha256 = self.bars.sha256()
+
+    @cached_property
+    def rows(self) -> FeatureRows:
+        """Feature rows of the development bars; row r belongs to bar r + spec.warmup_bars."""
+        return compute(self.bars, self.spec)
+
+    def with_holdout(self, token: HoldoutToken) -> tuple[Bars, range]:
+        """All bars to the end of the hold-out and the hold-out's range; `token` proves that the ledger knows."""
+        token.require_open()
+        return self._everything.slice(0, self.roles.holdout.stop), self.roles.holdout
+
+    def fit_scaler(self, train: range) -> Scaler:
+        first = max(train.start, self.spec.warmup_bars) - self.spec.warmup_bars
+        return Scaler.fit(self.rows.slice(first, train.stop - self.spec.warmup_bars), self.spec)
+
+    def blocks(self, scaler: Scaler, bars: range) -> tuple[NDArray[np.float32], Bars]:
+        """Market blocks (len(bars), market_size) and the bars they describe."""
+        stack, warmup = self.spec.stack_bars, self.spec.warmup_bars
+        scaled = scaler.transform(self.rows.slice(bars.start - warmup - stack + 1, bars.stop - warmup))
+        return market_block(scaled.asset, scaled.shared, stack), self.bars.slice(bars.start, bars.stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """The settings beside the data that make two scores comparable."""
+
+    costs: dict[str, object]
+    allocation: dict[str, object]
+    data: dict[str, object]
+    seeds: int
+    train_steps: int
+    accounts: int
+
+
+def settings_text(config: Config) -> str:
+    """Canonical text of everything in the configuration that a score depends on."""
+    record = _Settings(
+        costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
+        seeds=config.study.seeds, train_steps=config.study.train_steps, accounts=config.study.accounts,
+    )  # fmt: skip
+    return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
+
+
+def feature_spec(config: Config) -> FeatureSpec:
+    return preset(
+        config.features.preset, tickers=config.market.tickers, timeframe_s=config.market.timeframe_s,
+        stack_bars=config.features.stack_bars,
+    )  # fmt: skip
+
+
+def load_dataset(config: Config, *, now_s: Callable[[], float]) -> Dataset:
+    """Fetch all bars of the configured source and lay out the roles; ConfigurationError when there are too few."""
+    spec = feature_spec(config)
+    source = open_source(config.market, config.simulation, now_s=now_s)
+    bars = source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
+    if bars.n_bars < 4 * spec.warmup_bars:
+        raise ConfigurationError(
+            f"{bars.n_bars} bars from {source.name}, at least {4 * spec.warmup_bars} are needed to train and judge",
+            hint="raise simulation.bars or market.history_bars, or give a longer file",
+        )
+    return Dataset(everything=bars, spec=spec, config=config, source_name=source.name)
+
+
+def venue_rules(config: Config) -> VenueRules:
+    """The venue's rules; the uniform ones until a download stored the real ones beside the data."""
+    stored = Path(config.run.state_dir) / "market" / "venue_rules.json"
+    if stored.exists():
+        return VenueRules.from_dict(json.loads(stored.read_bytes()))
+    return VenueRules.uniform(config.market.source, config.market.tickers)
+
+
+def arena(config: Config) -> Arena:
+    """The account, costs, limits and venue rules of the configuration."""
+    c, a = config.costs, config.allocation
+    return Arena(
+        initial_cash=config.account.initial_cash,
+        costs=Costs(
+            fee_bps=c.fee_bps, half_spread_bps=c.half_spread_bps, slippage_bps=c.slippage_bps, fee_in=c.fee_in,
+            max_volume_share=c.max_volume_share,
+        ),
+        limits=Limits(
+            min_cash_reserve=a.min_cash_reserve, max_weight=a.max_weight, no_trade_band=a.no_trade_band
+        ),
+        rules=venue_rules(config),
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""The hold-out ledger: who opened it, for which artifact, and what was seen. Each opening is charged."""
+
+from pathlib import Path
+from typing import Any
+
+from features.errors import DataError
+from trainer.ledger import HashChain
+
+
+class HoldoutToken:
+    """Proof that an opening was written down before any hold-out bar is read; only `HoldoutLedger.open` makes one."""
+
+    def __init__(self, *, opening: int, entry: str, ledger: "HoldoutLedger") -> None:
+        self.opening = opening
+        self._entry, self._ledger = entry, ledger
+
+    def require_open(self) -> None:
+        """DataError unless this token's entry stands in the ledger."""
+        if not any(r["hash"] == self._entry for r in self._ledger.records()):
+            raise DataError("the hold-out was not opened in the ledger", hint="open it through HoldoutLedger.open")
+
+
+class HoldoutLedger(HashChain):
+    """`holdout.jsonl`: one record per opening, one per statistic seen."""
+
+    def open(self, *, artifact: str, data_sha256: str, who: str, at_utc: str) -> HoldoutToken:
+        """Write down the opening, then hand out the token. DataError when this artifact was judged there before."""
+        if any(r["event"] == "opened" and r["artifact"] == artifact for r in self.records()):
+            raise DataError(
+                f"artifact {artifact[:12]} was already judged on the hold-out", hint="see holdout.jsonl for what was seen"
+            )
+        entry = self.append(
+            {"event": "opened", "artifact": artifact, "data_sha256": data_sha256, "who": who, "at_utc": at_utc}
+        )
+        return HoldoutToken(opening=self.openings(data_sha256), entry=entry, ledger=self)
+
+    def seen(self, *, artifact: str, statistics: dict[str, Any]) -> None:
+        self.append({"event": "seen", "artifact": artifact, "statistics": statistics})
+
+    def openings(self, data_sha256: str) -> int:
+        """How often the hold-out of this data was opened: every p-value from it is multiplied by that."""
+        return sum(r["event"] == "opened" and r["data_sha256"] == data_sha256 for r in self.records())
+
+
+def holdout_ledger(state_dir: Path) -> HoldoutLedger:
+    return HoldoutLedger(state_dir / "holdout.jsonl")

@@ -1,0 +1,72 @@
+"""The trial ledger: an append-only, hash-chained record of every trial ever started, on any study.
+
+Its length is the N of every deflated Sharpe ratio; nobody can type that number in.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from daemon.child.files import Lock, append_jsonl, read_jsonl
+from features.errors import DataError
+
+_GENESIS = "0" * 64
+
+
+class HashChain:
+    """Records in a JSONL file, each carrying the hash of the one before. Safe for several processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = path.with_suffix(".lock")
+
+    def append(self, record: Mapping[str, Any]) -> str:
+        """Append under the lock and return the new record's hash."""
+        with Lock(self._lock, wait=True):
+            records = read_jsonl(self._path)
+            previous = records[-1]["hash"] if records else _GENESIS
+            linked = {**record, "previous": previous}
+            digest = _digest(linked)
+            append_jsonl(self._path, {**linked, "hash": digest})
+        return digest
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records; DataError names the first whose hash or predecessor is not what it should be."""
+        records = read_jsonl(self._path)
+        previous = _GENESIS
+        for number, record in enumerate(records, start=1):
+            body = {k: v for k, v in record.items() if k not in ("hash", "crc")}
+            if record.get("previous") != previous or record.get("hash") != _digest(body):
+                raise DataError(f"{self._path.name}: record {number} was altered, removed or reordered")
+            previous = record["hash"]
+        return records
+
+
+class TrialLedger(HashChain):
+    """`ledger.jsonl`: one record when a trial starts, one when it ends."""
+
+    def started(self, *, study: str, number: int, data_sha256: str, parameters: Mapping[str, Any], at_utc: str) -> None:
+        self.append({
+            "event": "started", "study": study, "number": number, "data_sha256": data_sha256,
+            "parameters": dict(parameters), "at_utc": at_utc,
+        })  # fmt: skip
+
+    def ended(self, *, study: str, number: int, score: float | None, sharpe: float | None, failure: str | None) -> None:
+        """score is the study's objective, sharpe the per-bar Sharpe of the validation returns."""
+        self.append({
+            "event": "ended", "study": study, "number": number, "score": score, "sharpe": sharpe, "failure": failure,
+        })  # fmt: skip
+
+    def count(self) -> int:
+        """Trials ever started, failed and repeated ones included."""
+        return sum(r["event"] == "started" for r in self.records())
+
+    def sharpes(self) -> list[float]:
+        """Per-bar Sharpe of every trial that ended with one."""
+        return [r["sharpe"] for r in self.records() if r["event"] == "ended" and r["sharpe"] is not None]
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

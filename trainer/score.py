@@ -1,0 +1,80 @@
+"""What a run was worth, in numbers that carry their unit and cannot be mistaken for one another."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import DataError
+from trainer.evaluate import Run
+from trainer.stats import annualised, sharpe, sharpe_se
+
+SECONDS_PER_YEAR = 365 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One run, net of costs. Fractions unless the name says otherwise."""
+
+    name: str
+    n_bars: int
+    total_return: float
+    log_wealth: float
+    annual_sharpe: float
+    annual_sharpe_se: float
+    max_drawdown: float
+    turnover_per_year: float
+    fees: float
+    time_in_cash: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score(run: Run, *, timeframe_s: int) -> Score:
+    """DataError when any return is not finite: a broken run has no score, not a smaller sample."""
+    if len(run.returns) < 2 or not np.isfinite(run.returns).all():
+        raise DataError(f"{run.name}: {len(run.returns)} returns, or one that is not finite")
+    bars_per_year = SECONDS_PER_YEAR / timeframe_s
+    flat = run.returns.std() == 0.0  # cash: no risk, no Sharpe
+    peak = np.maximum.accumulate(run.equity)
+    return Score(
+        name=run.name, n_bars=len(run.returns), total_return=float(np.prod(1.0 + run.returns) - 1.0),
+        log_wealth=float(np.log1p(run.returns).sum()),
+        annual_sharpe=0.0 if flat else annualised(sharpe(run.returns), bars_per_year),
+        annual_sharpe_se=0.0 if flat else annualised(sharpe_se(run.returns), bars_per_year),
+        max_drawdown=float((1.0 - run.equity / peak).max()),
+        turnover_per_year=run.turnover * bars_per_year / len(run.returns), fees=run.fees,
+        time_in_cash=float((run.cash_weight > 0.95).mean()),
+    )  # fmt: skip
+
+
+def excess_t(policy: NDArray[np.float64], baseline: NDArray[np.float64]) -> float:
+    """The study's objective: t-statistic of the per-bar excess log return over the baseline on the same bars.
+
+    policy, baseline: (T,) simple returns. Dimensionless. Zero when the two are the same account.
+    """
+    if policy.shape != baseline.shape:
+        raise DataError(f"{policy.shape[0]} policy returns against {baseline.shape[0]} of the baseline")
+    excess = np.log1p(policy) - np.log1p(baseline)
+    if not np.isfinite(excess).all():
+        raise DataError("an excess return is not finite")
+    spread = float(excess.std(ddof=1))
+    return 0.0 if spread == 0.0 else float(excess.mean()) / spread * math.sqrt(len(excess))
+
+
+def table(scores: Sequence[Score], *, title: str) -> str:
+    """The scores side by side, best log wealth first, each column with its unit."""
+    head = f"{'strategy':<26}{'return %':>10}{'log wealth':>12}{'Sharpe/yr':>11}{'± SE':>7}{'max DD %':>10}"
+    head += f"{'turnover/yr':>13}{'fees %':>8}{'in cash %':>11}"
+    lines = [title, head, "-" * len(head)]
+    for s in sorted(scores, key=lambda s: -s.log_wealth):
+        lines.append(
+            f"{s.name:<26}{100 * s.total_return:>10.1f}{s.log_wealth:>12.3f}{s.annual_sharpe:>11.2f}"
+            f"{s.annual_sharpe_se:>7.2f}{100 * s.max_drawdown:>10.1f}{s.turnover_per_year:>13.1f}{100 * s.fees:>8.2f}"
+            f"{100 * s.time_in_cash:>11.0f}"
+        )
+    return "\n".join(lines)

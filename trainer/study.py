@@ -1,0 +1,169 @@
+"""The Optuna study that several worker processes share: who runs which trial, and when it is over.
+
+Ownership is a held file lock: a worker writes its name on the trial it asks for, and a trial whose owner's lock is
+free has no living owner. That finds a killed worker's trial the moment its successor starts, with no timeout to wait
+for and none to guess. A killed trial is retried once, with the same parameters, then failed with its reason.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from daemon.child.files import Lock, write_atomic
+from features.errors import ConfigurationError
+
+CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones
+MAX_RETRIES = 1
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyIdentity:
+    """What must be equal for two trials' scores to be comparable."""
+
+    data_sha256: str
+    fingerprint: str
+    settings: str
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        mine = {**self.to_dict(), "code_semantics": CODE_SEMANTICS}
+        return [f"{k}: stored {stored.get(k)}, now {v}" for k, v in mine.items() if stored.get(k) != v]
+
+    def to_dict(self) -> dict[str, str]:
+        return {"data_sha256": self.data_sha256, "fingerprint": self.fingerprint, "settings": self.settings}
+
+
+class SharedStudy:
+    """One study as one worker sees it. Every method that counts or claims runs under the study's lock."""
+
+    def __init__(
+        self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
+        identity: StudyIdentity,
+    ) -> None:  # fmt: skip
+        self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
+        with self._locked():
+            self.study = optuna.create_study(
+                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(
+                    n_startup_trials=startup_trials, multivariate=True, constant_liar=True, seed=seed
+                ),
+            )  # fmt: skip
+            stored = self.study.user_attrs
+            if not stored:
+                for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
+                    self.study.set_user_attr(key, value)
+            elif lines := identity.differences(stored):
+                raise ConfigurationError(
+                    f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
+                    hint="give study.name another value; trials of the old study keep counting in the ledger",
+                )
+
+    def next_trial(self) -> optuna.Trial | None:
+        """Claim a trial, or None when the target is reached or all that is missing is being run by others."""
+        with self._locked():
+            self._release_orphans()
+            trials = self.study.get_trials(deepcopy=False)
+            if not _has_room(trials, self._target):
+                return None
+            trial = self.study.ask()
+            trial.set_user_attr("worker", self._worker)
+            return trial
+
+    def finish(self, trial: optuna.Trial, *, score: float | None, failure: str | None, seconds: float) -> None:
+        """Tell the result: a finite score, or a failure category."""
+        trial.set_user_attr("seconds", seconds)
+        if failure is None:
+            assert score is not None
+            self.study.tell(trial, score)
+        else:
+            trial.set_user_attr("failure", failure)
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
+        """A stop was asked for: the trial fails as `stopped` and its parameters wait for the next worker."""
+        with self._locked():
+            self._requeue(trial.number, "stopped", seconds=seconds)
+
+    def progress(self) -> dict[str, int]:
+        """Number of trials by state, plus `finished` (what counts towards the target) and `target`."""
+        trials = self.study.get_trials(deepcopy=False)
+        counts = {state.name.lower(): sum(t.state == state for t in trials) for state in TrialState}
+        return {**counts, "finished": _finished(trials), "target": self._target}
+
+    def claim_judgement(self, due: int) -> bool:
+        """True for the one caller that shall judge after `due` finished trials."""
+        path = self._state_dir / "trials" / self._name / "judged.json"
+        with self._locked():
+            if path.exists() and json.loads(path.read_bytes())["finished"] >= due:
+                return False
+            write_atomic(path, json.dumps({"finished": due}).encode())
+            return True
+
+    def _release_orphans(self) -> None:
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            owner = trial.user_attrs.get("worker")
+            if owner is None or (owner != self._worker and not _is_alive(self._state_dir, owner)):
+                self._requeue(trial.number, "killed", seconds=0.0)
+            elif owner == self._worker:  # only this process holds that name's lock, and it runs nothing now
+                self._requeue(trial.number, "killed", seconds=0.0)
+
+    def _requeue(self, number: int, failure: str, *, seconds: float) -> None:
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
+        live.set_user_attr("failure", failure)
+        live.set_user_attr("seconds", seconds)
+        # a stop is our own doing and costs the trial none of its retries
+        retries = frozen.user_attrs.get("retries", 0) + (failure == "killed")
+        again = retries <= MAX_RETRIES
+        live.set_user_attr("requeued", again)
+        self.study.tell(number, state=TrialState.FAIL)
+        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure)
+        if again:
+            self.study.enqueue_trial(
+                frozen.params, user_attrs={"retries": retries, "first_number": first_number(frozen)}
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with Lock(self._state_dir / "run" / "study.lock", wait=True):
+            yield
+
+
+def first_number(trial: FrozenTrial) -> int:
+    """The number under which these parameters were first tried: retries keep its seeds."""
+    return int(trial.user_attrs.get("first_number", trial.number))
+
+
+def storage_url(state_dir: Path) -> str:
+    return f"sqlite:///{state_dir / 'study.db'}"
+
+
+def trial_dir(state_dir: Path, study: str, number: int) -> Path:
+    return state_dir / "trials" / study / str(number)
+
+
+def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
+    """Merge `facts` into the trial's plain record, which the janitor and the advisor read without Optuna."""
+    path = trial_dir(state_dir, study, number) / "trial.json"
+    record = json.loads(path.read_bytes()) if path.exists() else {"study": study, "number": number}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
+
+
+def _finished(trials: list[FrozenTrial]) -> int:
+    return sum(t.state in FINISHED and not t.user_attrs.get("requeued", False) for t in trials)
+
+
+def _has_room(trials: list[FrozenTrial], target: int) -> bool:
+    running = sum(t.state == TrialState.RUNNING for t in trials)
+    return _finished(trials) + running < target
+
+
+def _is_alive(state_dir: Path, worker: str) -> bool:
+    return Lock(state_dir / "run" / f"{worker}.lock").is_held()

@@ -1,0 +1,239 @@
+"""One worker process: ask for a trial, train and judge it over folds and seeds, record it, again until done."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from structlog.typing import FilteringBoundLogger
+
+from daemon.child.clock import Clock
+from daemon.child.config import Config
+from daemon.child.progress import Progress
+from features.artifact import PolicyArtifact
+from features.errors import CappuccinoError
+from features.observation import Layout
+from trainer import ppo
+from trainer.baselines import FIXED_BASELINE, run_baselines
+from trainer.dataset import Dataset, arena, settings_text
+from trainer.evaluate import Run, pooled, run_policy
+from trainer.ledger import TrialLedger
+from trainer.promote import Judge
+from trainer.score import excess_t, score
+from trainer.space import Hyperparameters, suggest
+from trainer.splits import Fold
+from trainer.stats import sharpe
+from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir
+from trainer.vector_env import MarketTensors
+
+
+class Stopped(Exception):  # noqa: N818  a request, not an error
+    """A stop was asked for in the middle of a trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What a trial leaves: the saved policy, its pooled validation run and the study's objective."""
+
+    artifact: Path
+    fold_artifacts: tuple[str, ...]
+    run: Run
+    objective: float
+
+
+class Worker:
+    """Everything a trial needs that does not change between trials."""
+
+    def __init__(
+        self, *, config: Config, state_dir: Path, name: str, dataset: Dataset, clock: Clock, progress: Progress,
+        log: FilteringBoundLogger, should_stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.config, self.state_dir, self.name, self.dataset = config, state_dir, name, dataset
+        self.clock, self.progress, self.log, self.should_stop = clock, progress, log, should_stop
+        self.arena = arena(config)
+        self.ledger = TrialLedger(state_dir / "ledger.jsonl")
+        index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
+        self.study = SharedStudy(
+            state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,
+            startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
+            identity=identity(config, dataset),
+        )  # fmt: skip
+        self._baseline = self._fixed_baseline()
+        self._steps_done = 0
+
+    def run(self) -> bool:
+        """Work until the study is complete (True) or a stop is asked for (False)."""
+        while not self.should_stop():
+            if (self.state_dir / "run" / "disk_floor").exists():
+                self.progress.beat(done=self._steps_done, unit="steps", note="waiting: disk below the floor")
+                self.clock.sleep(5.0)
+                continue
+            trial = self.study.next_trial()
+            if trial is None:
+                self.judge_if_due()
+                return True
+            self._run_trial(trial)
+            self.judge_if_due()
+        return False
+
+    def judge_if_due(self) -> None:
+        """Judge at every `promotion.every_trials` finished trials and when the study is complete, once each."""
+        progress = self.study.progress()
+        every, finished = self.config.promotion.every_trials, progress["finished"]
+        due = progress["target"] if finished >= progress["target"] else finished // every * every
+        if not self.config.promotion.automatic or due == 0 or not self.study.claim_judgement(due):
+            return
+        self.log.info("judge.started", finished=finished)
+        judgement = Judge(
+            config=self.config, state_dir=self.state_dir, dataset=self.dataset, clock=self.clock,
+            beat=lambda note: self.progress.beat(done=self._bumped(), unit="steps", note=note),
+        ).judge()  # fmt: skip
+        self.log.info("judge.ended", champion=judgement.champion, holds=judgement.holds, reason=judgement.reason)
+
+    def _bumped(self) -> int:
+        self._steps_done += 1
+        return self._steps_done
+
+    def _run_trial(self, trial: optuna.Trial) -> None:
+        began_s = self.clock.monotonic_s()
+        hyperparameters = suggest(trial)
+        where = {"study": self.config.study.name, "number": trial.number}
+        self.ledger.started(
+            **where, data_sha256=self.dataset.data_sha256, parameters=hyperparameters.to_dict(),  # type: ignore[arg-type]
+            at_utc=self.clock.now_utc().isoformat(),
+        )  # fmt: skip
+        mark_trial(
+            self.state_dir, **where, state="RUNNING", parameters=hyperparameters.to_dict(), worker=self.name  # type: ignore[arg-type]
+        )
+        self.log.info("trial.started", trial=trial.number)
+        result, failure = self._attempt(trial, hyperparameters)
+        seconds = self.clock.monotonic_s() - began_s
+        if failure == "stopped":
+            self.study.hand_back(trial, seconds=seconds)
+            self.log.info("trial.handed_back", trial=trial.number)
+            return
+        objective = None if result is None else result.objective
+        self._record(trial.number, result, failure, seconds)
+        self.study.finish(trial, score=objective, failure=failure, seconds=seconds)
+        self.log.info("trial.ended", trial=trial.number, score=objective, failure=failure, seconds=round(seconds, 1))
+
+    def _attempt(self, trial: optuna.Trial, chosen: Hyperparameters) -> tuple[TrialResult | None, str | None]:
+        """The trial's result, or the category of its failure; an incomplete trial never has a score."""
+        try:
+            return self.evaluate(trial.number, first_number(trial.storage.get_trial(trial._trial_id)), chosen), None  # noqa: SLF001
+        except Stopped:
+            return None, "stopped"
+        except ppo.TrainingDiverged as error:
+            failure, reason = "diverged", str(error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            failure, reason = "oom", str(error)
+        except CappuccinoError as error:
+            failure, reason = "error", str(error)
+        self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)
+        return None, failure
+
+    def evaluate(self, number: int, seed_number: int, chosen: Hyperparameters) -> TrialResult:
+        """Train on every fold and seed; pool the validation runs; keep the policy of the last fold and first seed.
+
+        That policy has seen everything before the last validation block, is saved before it is judged, and is judged
+        as saved: what is pooled for its own fold is its own run (lessons 11).
+        """
+        runs: list[Run] = []
+        kept: list[Path] = []
+        excess_policy, excess_baseline = [], []
+        folds, seeds = self.dataset.folds, self.config.study.seeds
+        for f, fold in enumerate(folds):
+            for s in range(seeds):
+                note = f"trial {number} fold {f + 1}/{len(folds)}" + (f" seed {s + 1}/{seeds}" if seeds > 1 else "")
+                artifact = self._train(chosen, fold, seed=_seed(self.config.run.seed, seed_number, f, s), note=note)
+                path = artifact.save(self.state_dir / "artifacts")
+                run = run_policy(
+                    f"trial {number}", PolicyArtifact.load(path), self.dataset.bars, self.dataset.rows, fold.validate,
+                    self.arena,
+                )  # fmt: skip
+                self.progress.beat(done=self._steps_done, unit="steps", note=f"{note} judged")
+                runs.append(run)
+                excess_policy.append(run.returns)
+                excess_baseline.append(self._baseline[f].returns)
+                if s == 0:
+                    kept.append(path)
+        objective = excess_t(np.concatenate(excess_policy), np.concatenate(excess_baseline))
+        return TrialResult(
+            artifact=kept[-1], fold_artifacts=tuple(p.name for p in kept), run=pooled(f"trial {number}", runs),
+            objective=objective,
+        )  # fmt: skip
+
+    def _train(self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+        dataset, steps = self.dataset, self.config.study.train_steps
+        scaler = dataset.fit_scaler(fold.train)
+        blocks, bars = dataset.blocks(scaler, fold.train)
+        lot, min_notional = self.arena.rules.arrays(dataset.spec.tickers)
+        done_before = self._steps_done
+
+        def on_update(stats: ppo.UpdateStats) -> None:
+            self._steps_done = done_before + stats.steps
+            self.progress.beat(
+                done=self._steps_done, unit="steps", note=f"{note} step {stats.steps}/{steps}",
+                facts={"samples_per_s": round(stats.samples_per_s)},
+            )  # fmt: skip
+            if self.should_stop():
+                raise Stopped
+
+        trained = ppo.train(
+            market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=self.arena.limits,
+            costs=self.arena.costs, lot=lot, min_notional=min_notional, hyperparameters=chosen,
+            accounts=self.config.study.accounts, steps=steps, seed=seed, on_update=on_update,
+            should_stop=self.should_stop, monotonic_s=self.clock.monotonic_s,
+        )  # fmt: skip
+        return PolicyArtifact(
+            kind="per_asset", width=trained.width, spec=dataset.spec, scaler=scaler, limits=self.arena.limits,
+            costs=self.arena.costs, venue_rules=self.arena.rules, weights=trained.weights,
+            training={
+                "study": self.config.study.name, "data_sha256": dataset.data_sha256, "source": dataset.source_name,
+                "train_first_close_s": int(bars.first_close_s), "train_last_close_s": int(bars.last_close_s),
+                "steps": trained.steps, "seed": seed, "hyperparameters": chosen.to_dict(),
+            },
+        )  # fmt: skip
+
+    def _record(self, number: int, result: TrialResult | None, failure: str | None, seconds: float) -> None:
+        study, facts = self.config.study.name, {"failure": failure, "seconds": round(seconds, 3)}
+        sharpe_per_bar = None
+        if result is not None:
+            scores = score(result.run, timeframe_s=self.dataset.spec.timeframe_s)
+            sharpe_per_bar = sharpe(result.run.returns) if result.run.returns.std() > 0 else 0.0
+            folder = trial_dir(self.state_dir, study, number)
+            np.savez_compressed(folder / "returns.npz", returns=result.run.returns)
+            facts |= {"score": result.objective, "artifact": result.artifact.name, "fold_artifacts": list(result.fold_artifacts), "validation": scores.to_dict()}
+        mark_trial(self.state_dir, study, number, state="FAIL" if failure else "COMPLETE", **facts)
+        self.ledger.ended(
+            study=study, number=number, score=None if result is None else result.objective, sharpe=sharpe_per_bar,
+            failure=failure,
+        )  # fmt: skip
+
+    def _fixed_baseline(self) -> list[Run]:
+        """The fixed baseline on every validation block, computed once per worker."""
+        runs = []
+        for fold in self.dataset.folds:
+            self.progress.beat(done=0, unit="steps", note="running the baseline")
+            runs.append(run_baselines(self.dataset.bars, fold.validate, self.arena, only=FIXED_BASELINE)[FIXED_BASELINE])
+        return runs
+
+
+def identity(config: Config, dataset: Dataset) -> StudyIdentity:
+    return StudyIdentity(
+        data_sha256=dataset.data_sha256, fingerprint=dataset.spec.fingerprint, settings=settings_text(config)
+    )
+
+
+def _seed(base: int, trial: int, fold: int, replicate: int) -> int:
+    """A seed per (trial, fold, replicate), the same whichever worker runs it."""
+    return int(np.random.SeedSequence([base, trial, fold, replicate]).generate_state(1)[0])
+
+
+def describe(study: str, record: dict[str, Any]) -> str:
+    """One line about a trial record, for lists."""
+    score_text = "—" if record.get("score") is None else f"{record['score']:+.2f}"
+    return f"{study} #{record['number']:<5}{record['state']:<10}score {score_text:<8}{record.get('failure') or ''}"
