@@ -13,7 +13,7 @@ from features.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """All are fractions of equity. no_trade_band: a position moves only when it is off target by at least this."""
+    """All are fractions of equity. no_trade_band: a position moves only when it is off its aim by at least this."""
 
     min_cash_reserve: float
     max_weight: float
@@ -33,7 +33,8 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
 
     The softmax over assets and cash is the portfolio aimed at; sigmoid(speed) is the share of the way gone there
     now. Partial adjustment is the optimal form under quadratic trading costs (Gârleanu & Pedersen 2013,
-    "Dynamic Trading with Predictable Returns and Transaction Costs"). current: (..., N) weights held.
+    "Dynamic Trading with Predictable Returns and Transaction Costs"); the no-trade band around the aim is the optimal
+    form under proportional ones (Davis & Norman 1990). current: (..., N) weights held.
     What the cap and the reserve cut off stays in cash.
     """
     xp = array_namespace(raw)
@@ -41,7 +42,9 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
     exps = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
     aim = (exps / xp.sum(exps, axis=-1, keepdims=True))[..., :-1]
     rate = 1.0 / (1.0 + xp.exp(-speed))
-    return limit_weights(current + rate * (aim - current), limits)
+    gap = aim - current
+    step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, xp.zeros_like(gap))
+    return limit_weights(current + step, limits)
 
 
 def limit_weights(weights: Any, limits: Limits) -> Any:
@@ -53,22 +56,17 @@ def limit_weights(weights: Any, limits: Limits) -> Any:
     return capped * xp.where(invested > room, room / xp.clip(invested, 1e-12, None), xp.ones_like(invested))
 
 
-def plan_trades(
-    *, target: Any, cash: Any, quantity: Any, price: Any, limits: Limits, lot: Any, min_notional: Any
-) -> Any:
+def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, min_notional: Any) -> Any:
     """Signed quantities (..., N) to trade so that holdings approach `target` (..., N), in whole lots.
 
     cash (...); quantity, price (..., N) with price the decision close; lot, min_notional (N,). A trade below the
-    band or the minimum notional is not made. A lot of 0 means divisible.
+    minimum notional is not made. A lot of 0 means divisible.
     """
     xp = array_namespace(target)
     value = quantity * price
     equity = (cash + xp.sum(value, axis=-1))[..., None]
     wanted = target * equity - value
-    outside = xp.abs(wanted) >= xp.maximum(limits.no_trade_band * equity, min_notional + 0.0 * equity)
-    delta = xp.where(outside, wanted / price, xp.zeros_like(wanted))
-    delta = xp.maximum(delta, -quantity)
-    whole = to_lots(delta, lot)
+    whole = to_lots(xp.maximum(wanted / price, -quantity), lot)
     return xp.where(xp.abs(whole) * price >= min_notional, whole, xp.zeros_like(whole))
 
 

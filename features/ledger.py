@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.account import Filled, fill_trades
-from features.allocation import Limits, plan_trades
+from features.allocation import plan_trades
 from features.bars import Bars
 from features.costs import Costs
 from features.errors import DataError
@@ -111,13 +111,13 @@ class Ledger:
 
 
 def plan_orders(
-    ledger: Ledger, target: NDArray[np.float64], close: NDArray[np.float64], limits: Limits, rules: VenueRules
+    ledger: Ledger, target: NDArray[np.float64], close: NDArray[np.float64], rules: VenueRules
 ) -> tuple[tuple[str, Decimal], ...]:
     """(ticker, signed quantity) for every trade that moves the account towards `target` (N,), in whole lots."""
     lot, min_notional = rules.arrays(ledger.tickers)
     delta = plan_trades(
         target=target, cash=ledger.cash_array(), quantity=ledger.quantity_array(), price=close,
-        limits=limits, lot=lot, min_notional=min_notional,
+        lot=lot, min_notional=min_notional,
     )  # fmt: skip
     return tuple(
         (ticker, _in_lots(float(d), rules.rule(ticker).lot_decimal))

@@ -70,7 +70,7 @@ def run_targets(name: str, target: Target, bars: Bars, window: range, arena: Are
     equity, cash_weight, n_fills = [arena.initial_cash], [], 0
     for k in range(window.start, window.stop - 1):
         wanted = target(k, ledger)
-        orders = () if wanted is None else plan_orders(ledger, wanted, bars.close[k], arena.limits, arena.rules)
+        orders = () if wanted is None else plan_orders(ledger, wanted, bars.close[k], arena.rules)
         fills = simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), arena.costs, arena.rules) if orders else ()
         ledger = ledger.book(fills).marked(bars.close[k + 1])
         worth = float(ledger.equity(bars.close[k + 1]))
@@ -87,9 +87,7 @@ def run_targets(name: str, target: Target, bars: Bars, window: range, arena: Are
     )  # fmt: skip
 
 
-def run_policy(
-    name: str, artifact: PolicyArtifact, bars: Bars, rows: FeatureRows, window: range, arena: Arena
-) -> Run:
+def run_policy(name: str, artifact: PolicyArtifact, bars: Bars, rows: FeatureRows, window: range, arena: Arena) -> Run:
     """Trade an artifact's policy; `rows` are `compute(bars, artifact.spec)` and `arena.limits` are the artifact's."""
     first = window.start - artifact.spec.warmup_bars - artifact.spec.stack_bars + 1
     if first < 0:

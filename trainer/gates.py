@@ -49,7 +49,10 @@ def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Ga
     names = list(comparison.baselines)
     p_values = [
         bootstrap_p(
-            policy - np.log1p(comparison.baselines[n].returns), mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng
+            policy - np.log1p(comparison.baselines[n].returns),
+            mean_block=MEAN_BLOCK_BARS,
+            n_resamples=RESAMPLES,
+            rng=rng,
         )
         for n in names
     ]

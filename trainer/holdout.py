@@ -27,7 +27,8 @@ class HoldoutLedger(HashChain):
         """Write down the opening, then hand out the token. DataError when this artifact was judged there before."""
         if any(r["event"] == "opened" and r["artifact"] == artifact for r in self.records()):
             raise DataError(
-                f"artifact {artifact[:12]} was already judged on the hold-out", hint="see holdout.jsonl for what was seen"
+                f"artifact {artifact[:12]} was already judged on the hold-out",
+                hint="see holdout.jsonl for what was seen",
             )
         entry = self.append(
             {"event": "opened", "artifact": artifact, "data_sha256": data_sha256, "who": who, "at_utc": at_utc}

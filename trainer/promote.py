@@ -45,7 +45,9 @@ class Judgement:
     def text(self) -> str:
         parts = []
         if self.validation:
-            parts.append(table(self.validation, title=f"validation, best candidate of {self.study!r} beside the baselines"))
+            parts.append(
+                table(self.validation, title=f"validation, best candidate of {self.study!r} beside the baselines")
+            )
         if self.gates:
             parts.append(gates.verdict_text(self.gates))
         if self.holdout:
@@ -128,7 +130,9 @@ class Judge:
             policy.append(run_policy(name, member, self.dataset.bars, self.dataset.rows, fold.validate, where))
             others.append(run_baselines(self.dataset.bars, fold.validate, where))
         return Comparison(
-            fee_bps=fee_bps, policy=pooled(name, policy), baselines={n: pooled(n, [o[n] for o in others]) for n in others[0]}
+            fee_bps=fee_bps,
+            policy=pooled(name, policy),
+            baselines={n: pooled(n, [o[n] for o in others]) for n in others[0]},
         )
 
     def _beatable(self, comparison: Comparison) -> Comparison:
@@ -164,7 +168,9 @@ class Judge:
     def _parity(self, artifact: PolicyArtifact) -> Gate:
         """Walk the end of validation bar by bar through the live stream beside the evaluated path."""
         bars, rows = self.dataset.bars, self.dataset.rows
-        window = range(max(self.dataset.folds[-1].validate.stop - PARITY_DECISIONS - 1, 0), self.dataset.folds[-1].validate.stop)
+        window = range(
+            max(self.dataset.folds[-1].validate.stop - PARITY_DECISIONS - 1, 0), self.dataset.folds[-1].validate.stop
+        )
         evaluated = run_policy("parity", artifact, bars, rows, window, self.arena).decisions
         stack = artifact.spec.stack_bars
         live = FeatureStream(artifact.spec, bars.slice(0, window.start - stack + 1))
@@ -178,7 +184,7 @@ class Judge:
                 market=block, ledger=account, close=bars.close[k], close_time_s=int(bars.close_time_s[k])
             )
             differing += decision != evaluated[k - window.start]
-            orders = plan_orders(account, np.array(decision.target), bars.close[k], artifact.limits, artifact.venue_rules)
+            orders = plan_orders(account, np.array(decision.target), bars.close[k], artifact.venue_rules)
             fills = simulate_fills(account, orders, bars.slice(k + 1, k + 2), artifact.costs, artifact.venue_rules)
             account = account.book(fills).marked(bars.close[k + 1])
         return gates.parity(len(evaluated), differing)
@@ -188,7 +194,9 @@ class Judge:
         self.beat("opening the hold-out")
         ledger = holdout_ledger(self.state_dir)
         token = ledger.open(
-            artifact=best["artifact"], data_sha256=self.dataset.data_sha256, who=f"judge of study {self.config.study.name}",
+            artifact=best["artifact"],
+            data_sha256=self.dataset.data_sha256,
+            who=f"judge of study {self.config.study.name}",
             at_utc=self.clock.now_utc().isoformat(),
         )
         bars, window = self.dataset.with_holdout(token)

@@ -106,7 +106,11 @@ class Worker:
             at_utc=self.clock.now_utc().isoformat(),
         )  # fmt: skip
         mark_trial(
-            self.state_dir, **where, state="RUNNING", parameters=hyperparameters.to_dict(), worker=self.name  # type: ignore[arg-type]
+            self.state_dir,
+            **where,
+            state="RUNNING",
+            parameters=hyperparameters.to_dict(),
+            worker=self.name,  # type: ignore[arg-type]
         )
         self.log.info("trial.started", trial=trial.number)
         result, failure = self._attempt(trial, hyperparameters)
@@ -186,7 +190,7 @@ class Worker:
             market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=self.arena.limits,
             costs=self.arena.costs, lot=lot, min_notional=min_notional, hyperparameters=chosen,
             accounts=self.config.study.accounts, steps=steps, seed=seed, on_update=on_update,
-            should_stop=self.should_stop, monotonic_s=self.clock.monotonic_s,
+            monotonic_s=self.clock.monotonic_s,
         )  # fmt: skip
         return PolicyArtifact(
             kind="per_asset", width=trained.width, spec=dataset.spec, scaler=scaler, limits=self.arena.limits,
@@ -206,7 +210,12 @@ class Worker:
             sharpe_per_bar = sharpe(result.run.returns) if result.run.returns.std() > 0 else 0.0
             folder = trial_dir(self.state_dir, study, number)
             np.savez_compressed(folder / "returns.npz", returns=result.run.returns)
-            facts |= {"score": result.objective, "artifact": result.artifact.name, "fold_artifacts": list(result.fold_artifacts), "validation": scores.to_dict()}
+            facts |= {
+                "score": result.objective,
+                "artifact": result.artifact.name,
+                "fold_artifacts": list(result.fold_artifacts),
+                "validation": scores.to_dict(),
+            }
         mark_trial(self.state_dir, study, number, state="FAIL" if failure else "COMPLETE", **facts)
         self.ledger.ended(
             study=study, number=number, score=None if result is None else result.objective, sharpe=sharpe_per_bar,
@@ -218,7 +227,9 @@ class Worker:
         runs = []
         for fold in self.dataset.folds:
             self.progress.beat(done=0, unit="steps", note="running the baseline")
-            runs.append(run_baselines(self.dataset.bars, fold.validate, self.arena, only=FIXED_BASELINE)[FIXED_BASELINE])
+            runs.append(
+                run_baselines(self.dataset.bars, fold.validate, self.arena, only=FIXED_BASELINE)[FIXED_BASELINE]
+            )
         return runs
 
 

@@ -277,7 +277,9 @@ def _check(config: Config) -> None:
         if value < 1:
             raise ConfigurationError(f"{name} must be at least 1, got {value}")
     if not config.market.tickers or len(set(config.market.tickers)) != len(config.market.tickers):
-        raise ConfigurationError("market.tickers must be distinct and at least one", hint=f"got {config.market.tickers}")
+        raise ConfigurationError(
+            "market.tickers must be distinct and at least one", hint=f"got {config.market.tickers}"
+        )
     for name, share in (
         ("data.holdout_share", config.data.holdout_share), ("paper.max_drawdown_halt", config.paper.max_drawdown_halt),
         ("promotion.dsr_threshold", config.promotion.dsr_threshold),

@@ -12,8 +12,6 @@ All of it is a function of past closes, so relative returns and ranks over 24 to
 over tickers: the equally weighted market stays a martingale and only *relative* timing pays.
 """
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +25,14 @@ SCALE_HALF_LIFE_S = 168 * 3600.0
 Z_BOUND = 2.5
 SCALE_FLOOR = 1e-6  # per bar; keeps z finite where nothing moves
 FIRST_SCALE_PER_HOUR = 0.006  # the long-run relative volatility that s starts from
+
+ORACLE_TILT = 0.5
+ORACLE_BAND = 0.05
+ORACLE_COST = 30e-4  # of traded value: 25 bp fee, 2 bp half-spread, 3 bp slippage
+YEAR_S = 365.0 * 86400.0
+
+# (oracle Sharpe, k)
+CALIBRATION = ((0.0, 0.0), (1.0, 1.0))
 
 
 class _Signal:
@@ -65,8 +71,64 @@ def returns_with_signal(shock: Float, *, strength: float, timeframe_s: int) -> F
 
 def planted_signal(bars: Bars) -> Float:
     """(T, N) z at each close, from closes alone: row t is known at close t and moves bar t+1."""
-    before = np.vstack([bars.open[:1], bars.close[:-1]])
-    returns = bars.close / before - 1.0
     signal = _Signal(bars.n_tickers, bars.timeframe_s)
-    return np.stack([signal.see(row)[0] for row in returns])
-def signal_strength(oracle_sharpe): return oracle_sharpe
+    return np.stack([signal.see(row)[0] for row in _simple_returns(bars)])
+
+
+def oracle_weights(bars: Bars) -> Float:
+    """(T, N) weights a trader who knows z holds after trading at each close; they sum to 1.
+
+    The rule is slow on purpose: aim at weights proportional to max(0, 1 + z/2) and trade only what lies more than
+    ORACLE_BAND away from the aim, to the edge of the band (the shape of the optimum under proportional costs).
+    """
+    z = planted_signal(bars)
+    grown = 1.0 + _simple_returns(bars)
+    held = np.full(bars.n_tickers, 1.0 / bars.n_tickers)
+    weights = np.empty_like(z)
+    for t in range(bars.n_bars):
+        held = held * grown[t]
+        held /= held.sum()
+        aim = np.maximum(1.0 + ORACLE_TILT * z[t], 0.0)
+        aim /= aim.sum()
+        held = np.maximum(np.minimum(np.maximum(held, aim - ORACLE_BAND), aim + ORACLE_BAND), 0.0)
+        held /= held.sum()
+        weights[t] = held
+    return weights
+
+
+def oracle_excess_returns(bars: Bars, *, cost: float = ORACLE_COST) -> Float:
+    """(T-1,) fractional return of `oracle_weights` over the costless, always rebalanced 1/N, bar by bar.
+
+    cost: fraction of traded value. A trade at close t pays in the return of bar t+1.
+    """
+    weights = oracle_weights(bars)
+    grown = 1.0 + _simple_returns(bars)
+    drifted = np.vstack([np.full((1, bars.n_tickers), 1.0 / bars.n_tickers), weights[:-1]]) * grown
+    drifted /= drifted.sum(axis=1, keepdims=True)
+    traded = np.abs(weights - drifted).sum(axis=1)
+    earned = (weights[:-1] * grown[1:]).sum(axis=1) - grown[1:].mean(axis=1)
+    excess: Float = earned - cost * traded[:-1]
+    return excess
+
+
+def oracle_sharpe_of(bars: Bars) -> float:
+    """Annual Sharpe ratio of `oracle_excess_returns`: mean over standard deviation, times sqrt(bars per year)."""
+    excess = oracle_excess_returns(bars)
+    return float(excess.mean() / excess.std(ddof=1) * np.sqrt(YEAR_S / bars.timeframe_s))
+
+
+def _simple_returns(bars: Bars) -> Float:
+    before = np.vstack([bars.open[:1], bars.close[:-1]])
+    returns: Float = bars.close / before - 1.0
+    return returns
+
+
+def signal_strength(oracle_sharpe: float) -> float:
+    """k of the drift for which the oracle's annual Sharpe ratio is about `oracle_sharpe` (0 to 10)."""
+    sharpes, strengths = (np.array(column) for column in zip(*CALIBRATION, strict=True))
+    if not sharpes[0] <= oracle_sharpe <= sharpes[-1]:
+        raise ConfigurationError(
+            f"simulation.oracle_sharpe must be from {sharpes[0]:g} to {sharpes[-1]:g}, got {oracle_sharpe}",
+            hint="choose the world null for a market without a signal",
+        )
+    return float(np.interp(oracle_sharpe, sharpes, strengths))

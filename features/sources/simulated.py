@@ -262,9 +262,7 @@ def _volume(
 ) -> Float:
     """(T, N) quote currency traded: more in volatile bars and in bars that move much for their volatility."""
     noise = _columns(
-        _autoregression(
-            seed, f"{t}.volume", len(returns), VOLUME_NOISE_HALF_LIFE_S, VOLUME_NOISE_VARIANCE, timeframe_s
-        )
+        _autoregression(seed, f"{t}.volume", len(returns), VOLUME_NOISE_HALF_LIFE_S, VOLUME_NOISE_VARIANCE, timeframe_s)
         for t in tickers
     )
     surprise = np.abs(returns) / sd

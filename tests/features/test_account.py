@@ -37,7 +37,7 @@ def test_numpy_torch_and_the_ledger_agree_and_never_go_below_zero(seed: int, fee
     for k in range(39):
         target = limit_weights(rng.dirichlet(np.ones(4))[:3], LIMITS)
         fills = simulate_fills(
-            ledger, plan_orders(ledger, target, bars.close[k], LIMITS, RULES), bars.slice(k + 1, k + 2), cost, RULES
+            ledger, plan_orders(ledger, target, bars.close[k], RULES), bars.slice(k + 1, k + 2), cost, RULES
         )
         ledger = ledger.book(fills).marked(bars.close[k + 1])
         results = []
@@ -48,7 +48,6 @@ def test_numpy_torch_and_the_ledger_agree_and_never_go_below_zero(seed: int, fee
                 cash=c,
                 quantity=q,
                 price=xp(bars.close[k]),
-                limits=LIMITS,
                 lot=xp(lot),
                 min_notional=xp(least),
             )
@@ -84,7 +83,7 @@ def test_value_is_conserved_to_the_last_digit() -> None:
     ledger, fills = Ledger.opened(TICKERS, 5_000.0), []
     rng = np.random.default_rng(2)
     for k in range(59):
-        orders = plan_orders(ledger, rng.dirichlet(np.ones(4))[:3] * 0.9, bars.close[k], LIMITS, RULES)
+        orders = plan_orders(ledger, rng.dirichlet(np.ones(4))[:3] * 0.9, bars.close[k], RULES)
         done = simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), costs(), RULES)
         fills += done
         ledger = ledger.book(done).marked(bars.close[k + 1])
@@ -101,7 +100,7 @@ def test_a_higher_fee_never_raises_wealth_for_the_same_targets() -> None:
     for fee_bps in (0.0, 10.0, 25.0, 50.0):
         ledger, rng = Ledger.opened(TICKERS, 10_000.0), np.random.default_rng(3)
         for k in range(199):
-            orders = plan_orders(ledger, rng.dirichlet(np.ones(4))[:3] * 0.9, bars.close[k], LIMITS, RULES)
+            orders = plan_orders(ledger, rng.dirichlet(np.ones(4))[:3] * 0.9, bars.close[k], RULES)
             ledger = ledger.book(
                 simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), costs(fee_bps=fee_bps), RULES)
             )
@@ -139,7 +138,7 @@ def test_lots_and_minimums_belong_to_the_ticker_not_to_its_position() -> None:
     for tickers in (("BTC", "ETH"), ("ETH", "BTC")):
         ledger = Ledger.opened(tickers, 1_000.0)
         target = np.array([{"BTC": 0.4, "ETH": 0.33}[t] for t in tickers])
-        orders.append(dict(plan_orders(ledger, target, np.array([price[t] for t in tickers]), limits, rules)))
+        orders.append(dict(plan_orders(ledger, target, np.array([price[t] for t in tickers]), rules)))
     assert orders[0] == orders[1] == {"ETH": Decimal(6)}  # 400 of BTC is under its 500; 330 / 50 = 6.6 → 6
 
 
