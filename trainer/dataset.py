@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.child.config import Config
-from features.allocation import Limits
+from daemon.child.market import bar_source, costs, feature_spec, limits, venue_rules
 from features.bars import Bars, epoch_s
-from features.costs import Costs
 from features.errors import ConfigurationError
 from features.observation import market_block
 from features.pipeline import FeatureRows, compute
 from features.scaling import Scaler
-from features.sources import open_source
-from features.spec import FeatureSpec, preset
-from features.venue_rules import VenueRules
+from features.spec import FeatureSpec
 from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
 from trainer.splits import Fold, Roles, roles, walk_forward
@@ -90,17 +87,10 @@ def settings_text(config: Config) -> str:
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 
 
-def feature_spec(config: Config) -> FeatureSpec:
-    return preset(
-        config.features.preset, tickers=config.market.tickers, timeframe_s=config.market.timeframe_s,
-        stack_bars=config.features.stack_bars,
-    )  # fmt: skip
-
-
 def load_dataset(config: Config, *, now_s: Callable[[], float]) -> Dataset:
     """Fetch all bars of the configured source and lay out the roles; ConfigurationError when there are too few."""
     spec = feature_spec(config)
-    source = open_source(config.market, config.simulation, now_s=now_s)
+    source = bar_source(config, now_s)
     bars = source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
     if bars.n_bars < 4 * spec.warmup_bars:
         raise ConfigurationError(
@@ -110,25 +100,9 @@ def load_dataset(config: Config, *, now_s: Callable[[], float]) -> Dataset:
     return Dataset(everything=bars, spec=spec, config=config, source_name=source.name)
 
 
-def venue_rules(config: Config) -> VenueRules:
-    """The venue's rules; the uniform ones until a download stored the real ones beside the data."""
-    stored = Path(config.run.state_dir) / "market" / "venue_rules.json"
-    if stored.exists():
-        return VenueRules.from_dict(json.loads(stored.read_bytes()))
-    return VenueRules.uniform(config.market.source, config.market.tickers)
-
-
-def arena(config: Config) -> Arena:
+def arena(config: Config, state_dir: Path) -> Arena:
     """The account, costs, limits and venue rules of the configuration."""
-    c, a = config.costs, config.allocation
     return Arena(
-        initial_cash=config.account.initial_cash,
-        costs=Costs(
-            fee_bps=c.fee_bps, half_spread_bps=c.half_spread_bps, slippage_bps=c.slippage_bps, fee_in=c.fee_in,
-            max_volume_share=c.max_volume_share,
-        ),
-        limits=Limits(
-            min_cash_reserve=a.min_cash_reserve, max_weight=a.max_weight, no_trade_band=a.no_trade_band
-        ),
-        rules=venue_rules(config),
+        initial_cash=config.account.initial_cash, costs=costs(config), limits=limits(config),
+        rules=venue_rules(config, state_dir),
     )  # fmt: skip

@@ -221,7 +221,7 @@ def improve(
     for _ in range(h.epochs):
         order = torch.randperm(n_cells, generator=generator, device=flat["market"].device)
         divergences = []
-        for cells in order.split(size):
+        for cells in torch.split(order, size):
             part = {n: tensor[cells] for n, tensor in flat.items()}
             log_prob = log_density(part["action"], actor(part["market"], part["account"]), actor.log_std)
             log_ratio = log_prob - part["log_prob"]

@@ -73,7 +73,7 @@ class Judge:
         self, *, config: Config, state_dir: Path, dataset: Dataset, clock: Clock, beat: Callable[[str], None]
     ) -> None:
         self.config, self.state_dir, self.dataset, self.clock, self.beat = config, state_dir, dataset, clock, beat
-        self.arena = arena(config)
+        self.arena = arena(config, state_dir)
         self.rng = np.random.default_rng(config.run.seed)
 
     def judge(self) -> Judgement:
@@ -241,16 +241,16 @@ class Judge:
 
     def _publish(self, judgement: Judgement) -> None:
         pointer = self.state_dir / "champion.json"
-        record = json.loads(pointer.read_bytes()) if pointer.exists() else {"history": []}
+        history: list[dict[str, Any]] = json.loads(pointer.read_bytes())["history"] if pointer.exists() else []
         now = self.clock.now_utc().isoformat()
         entry = {"decided_utc": now, "champion": judgement.champion, "holds": judgement.holds}
         body = {
             "schema": 1, **entry, "study": judgement.study, "trial": judgement.trial, "reason": judgement.reason,
-            "gates": [g.to_dict() for g in judgement.gates], "history": [*record["history"], entry],
+            "gates": [g.to_dict() for g in judgement.gates], "history": [*history, entry],
         }  # fmt: skip
         reports = self.state_dir / "reports"
         reports.mkdir(parents=True, exist_ok=True)
-        stem = reports / f"judgement-{len(body['history']):04d}"
+        stem = reports / f"judgement-{len(history) + 1:04d}"
         write_atomic(stem.with_suffix(".json"), json.dumps(judgement.to_dict(), indent=1).encode())
         write_atomic(stem.with_suffix(".txt"), (judgement.text() + "\n").encode())
         write_atomic(pointer, json.dumps(body, indent=1).encode())

@@ -53,7 +53,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self.config, self.state_dir, self.name, self.dataset = config, state_dir, name, dataset
         self.clock, self.progress, self.log, self.should_stop = clock, progress, log, should_stop
-        self.arena = arena(config)
+        self.arena = arena(config, state_dir)
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
         index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
         self.study = SharedStudy(
@@ -100,18 +100,12 @@ class Worker:
     def _run_trial(self, trial: optuna.Trial) -> None:
         began_s = self.clock.monotonic_s()
         hyperparameters = suggest(trial)
-        where = {"study": self.config.study.name, "number": trial.number}
+        study, number, chosen = self.config.study.name, trial.number, hyperparameters.to_dict()
         self.ledger.started(
-            **where, data_sha256=self.dataset.data_sha256, parameters=hyperparameters.to_dict(),  # type: ignore[arg-type]
+            study=study, number=number, data_sha256=self.dataset.data_sha256, parameters=chosen,
             at_utc=self.clock.now_utc().isoformat(),
         )  # fmt: skip
-        mark_trial(
-            self.state_dir,
-            **where,
-            state="RUNNING",
-            parameters=hyperparameters.to_dict(),
-            worker=self.name,  # type: ignore[arg-type]
-        )
+        mark_trial(self.state_dir, study, number, state="RUNNING", parameters=chosen, worker=self.name)
         self.log.info("trial.started", trial=trial.number)
         result, failure = self._attempt(trial, hyperparameters)
         seconds = self.clock.monotonic_s() - began_s
@@ -136,6 +130,9 @@ class Worker:
             failure, reason = "oom", str(error)
         except CappuccinoError as error:
             failure, reason = "error", str(error)
+        except Exception as error:  # noqa: BLE001  whatever a fold raises fails its trial, never the study
+            failure, reason = "error", repr(error)
+            self.log.exception("trial.raised", trial=trial.number)
         self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)
         return None, failure
 
@@ -203,7 +200,8 @@ class Worker:
         )  # fmt: skip
 
     def _record(self, number: int, result: TrialResult | None, failure: str | None, seconds: float) -> None:
-        study, facts = self.config.study.name, {"failure": failure, "seconds": round(seconds, 3)}
+        study = self.config.study.name
+        facts: dict[str, Any] = {"failure": failure, "seconds": round(seconds, 3)}
         sharpe_per_bar = None
         if result is not None:
             scores = score(result.run, timeframe_s=self.dataset.spec.timeframe_s)

@@ -19,6 +19,7 @@ class AlreadyRunning(CappuccinoError):
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:

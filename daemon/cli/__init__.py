@@ -1,0 +1,76 @@
+"""`cappuccinoctl`: one file per verb; only `main` turns errors into exit codes."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from features.errors import CappuccinoError
+
+USAGE = 64
+# verb → (module, one line); the module is imported only when its verb runs, so that `status` starts at once
+VERBS = {
+    "run": ("run", "the service in the foreground: workers, trader, janitor, advisor"),
+    "demo": ("demo", "the whole job on the simulated market, ends by itself"),
+    "status": ("status", "what runs, how the study stands, what the trader holds"),
+    "logs": ("logs", "log lines of the daemon or of one child"),
+    "stop": ("control", "stop the daemon, or one CHILD"),
+    "start": ("control", "start one CHILD"),
+    "restart": ("control", "restart one CHILD"),
+    "retry": ("control", "start one CHILD now, forgetting its failures"),
+    "pause": ("control", "stop training, keep trading"),
+    "resume": ("control", "start training again"),
+    "train": ("program", "one worker in the foreground"),
+    "validate": ("program", "judge the study's best trial now"),
+    "trials": ("program", "the study's trials, best first"),
+    "export": ("program", "the artifact directory of a trial"),
+    "verify": ("program", "re-derive every paper decision by the training path"),
+    "report": ("program", "paper equity beside the baselines on the same bars"),
+    "advise": ("program", "analyse the trials now"),
+    "janitor": ("program", "clean up once (--dry-run only says what it would)"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    try:
+        if verb not in VERBS:
+            print(help_text(), file=sys.stderr if arguments and "--help" not in arguments else sys.stdout)
+            return 0 if not arguments or "--help" in arguments or "-h" in arguments else USAGE
+        module = importlib.import_module(f"daemon.cli.{VERBS[verb][0]}")
+        rest = list(arguments)
+        rest.remove(verb)
+        code: int = module.main(verb, rest)
+    except CappuccinoError as error:
+        print(f"cappuccinoctl: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def help_text() -> str:
+    width = max(len(v) for v in VERBS)
+    verbs = "\n".join(f"  {v:<{width}}  {text}" for v, (_, text) in VERBS.items())
+    return (
+        f"usage: cappuccinoctl VERB [options]\n\n{verbs}\n\ncommon options: --config PATH (repeat to overlay), --set "
+        "section.key=value, --state-dir PATH, --json\n"
+        "exit codes: 0 ok, 1 error, 2 degraded, 3 fatal, 4 down, 64 usage, 78 configuration or contract mismatch"
+    )
+
+
+def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser with the options every verb shares."""
+    made = argparse.ArgumentParser(prog=f"cappuccinoctl {verb}", description=description)
+    made.add_argument("--config", type=Path, action="append", default=[], help="TOML file; repeat to overlay")
+    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    made.add_argument("--state-dir", type=Path, default=None)
+    made.add_argument("--json", action="store_true")
+    return made
+
+
+def shipped_config() -> Path:
+    """./config.toml if there is one, else the one installed with the package."""
+    here = Path("config.toml")
+    return here if here.exists() else Path(sys.prefix) / "share" / "cappuccino" / "config.toml"

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from features.bars import Bars
 from features.errors import ConfigurationError
-from features.sources.planted import returns_with_signal, signal_strength
+from features.sources.planted import YEAR_S, returns_with_signal, signal_strength
 
 Float = NDArray[np.float64]
 World = Literal["sv", "null", "planted"]
 
 GENERATOR_VERSION = 1  # bumped whenever the same seed would give other numbers
-YEAR_S = 365.0 * 86400.0
 DAY_S = 86400.0
 RETURN_BOUND = 0.5
 
@@ -181,7 +180,8 @@ def _columns(parts: Iterable[Float]) -> Float:
 def _student(seed: int, name: str, bars: int) -> Float:
     """(T,) Student t innovations with variance 1."""
     scale = np.sqrt((TAIL_DEGREES - 2) / TAIL_DEGREES)
-    return stream(seed, f"{name}.innovation").standard_t(TAIL_DEGREES, bars) * scale
+    innovation: Float = stream(seed, f"{name}.innovation").standard_t(TAIL_DEGREES, bars) * scale
+    return innovation
 
 
 def _jumps(seed: int, name: str, bars: int, every_s: float, sd: float, timeframe_s: int) -> Float:
@@ -204,7 +204,8 @@ def _regimes(seed: int, bars: int, timeframe_s: int) -> NDArray[np.int64]:
 
 def _regime_shares() -> Float:
     dwell = np.array(REGIME_DWELL_S)
-    return dwell / dwell.sum()
+    shares: Float = dwell / dwell.sum()
+    return shares
 
 
 def _normaliser(loading: float, extra_variance: float = 0.0) -> float:
@@ -267,3 +268,32 @@ def _volume(
     )
     surprise = np.abs(returns) / sd
     return turnover * np.exp(0.95 * np.log(sd / usual_sd) + 0.33 * np.log(surprise + 0.15) + noise)
+
+
+class SimulatedSource:
+    """The whole simulated history at once, generated on first use; every call answers from memory."""
+
+    def __init__(
+        self, *, world: World, seed: int, bars: int, tickers: tuple[str, ...], timeframe_s: int, start_s: int,
+        oracle_sharpe: float,
+    ) -> None:  # fmt: skip
+        _require(world, bars, tickers, timeframe_s, start_s)
+        self.name = f"simulated:{world}:v{GENERATOR_VERSION}:seed{seed}"
+        self._world: World = world
+        self._seed, self._n_bars, self._tickers = seed, bars, tickers
+        self._timeframe_s, self._start_s, self._oracle_sharpe = timeframe_s, start_s, oracle_sharpe
+        self._all: Bars | None = None
+
+    def bars(self, *, after_s: int, until_s: int) -> Bars:
+        if self._all is None:
+            self._all = simulate(
+                world=self._world, seed=self._seed, bars=self._n_bars, tickers=self._tickers,
+                timeframe_s=self._timeframe_s, start_s=self._start_s, oracle_sharpe=self._oracle_sharpe,
+            )  # fmt: skip
+        return self._all.between(after_s, until_s)
+
+    def first_close_s(self) -> int:
+        return self._start_s + self._timeframe_s
+
+    def last_close_s(self) -> int:
+        return self._start_s + self._n_bars * self._timeframe_s

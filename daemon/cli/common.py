@@ -1,0 +1,21 @@
+"""What several verbs need: the configuration and the state directory that the options name."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from daemon.child.config import Config, load_config, resolve_state_dir
+from daemon.cli import shipped_config
+
+
+def configuration(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The checked configuration and its state directory; the latter is written back into the former."""
+    first, *overlays = arguments.config or [shipped_config()]
+    config = load_config(first, overlays, arguments.overrides)
+    state_dir = state_directory(arguments, config)
+    return replace(config, run=replace(config.run, state_dir=str(state_dir))), state_dir
+
+
+def state_directory(arguments: argparse.Namespace, config: Config) -> Path:
+    chosen: Path | None = arguments.state_dir
+    return chosen.expanduser().resolve() if chosen is not None else resolve_state_dir(config.run.state_dir)

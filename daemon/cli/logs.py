@@ -1,0 +1,49 @@
+"""`cappuccinoctl logs [CHILD] [-f]`: log records as one line each."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from daemon.child.clock import SystemClock
+from daemon.cli import parser
+from daemon.cli.common import configuration
+from features.errors import ConfigurationError
+
+_HIDDEN = {"ts", "level", "event", "component", "child", "pid", "mono", "schema", "run_id"}
+
+
+def main(verb: str, argv: list[str]) -> int:
+    options = parser(verb, __doc__)
+    options.add_argument("child", nargs="?", default="supervisor")
+    options.add_argument("-f", "--follow", action="store_true")
+    options.add_argument("-n", "--lines", type=int, default=40)
+    arguments = options.parse_args(argv)
+    state_dir = arguments.state_dir or configuration(arguments)[1]
+    path = state_dir / "logs" / f"{arguments.child}.jsonl"
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
+        raise ConfigurationError(f"no log of {arguments.child!r}", hint=f"known: {', '.join(known) or 'none'}")
+    for line in _lines(path, arguments.lines, follow=arguments.follow):
+        print(line if arguments.json else _readable(line), flush=True)
+    return 0
+
+
+def _lines(path: Path, last: int, *, follow: bool) -> Iterator[str]:
+    clock = SystemClock()
+    with path.open() as file:
+        yield from (line.rstrip("\n") for line in file.readlines()[-last:])
+        while follow:
+            if line := file.readline():
+                yield line.rstrip("\n")
+            else:
+                clock.sleep(0.3)
+
+
+def _readable(line: str) -> str:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return line
+    rest = " ".join(f"{k}={v}" for k, v in record.items() if k not in _HIDDEN)
+    return f"{record.get('ts', ''):<28}{record.get('level', ''):<9}{record.get('event', '')}  {rest}"

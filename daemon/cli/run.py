@@ -1,0 +1,27 @@
+"""`cappuccinoctl run`: the supervisor in the foreground."""
+
+import os
+
+from daemon.child.clock import SystemClock
+from daemon.cli import parser
+from daemon.cli.common import configuration
+
+
+def main(verb: str, argv: list[str]) -> int:
+    options = parser(verb, __doc__)
+    options.add_argument("--until-finished", action="store_true", help="stop when the study and a replay are done")
+    arguments = options.parse_args(argv)
+    config, state_dir = configuration(arguments)
+
+    from daemon.supervisor import Supervisor, fleet_of, log_to
+
+    log_to(state_dir)
+    return Supervisor(
+        config=config, state_dir=state_dir, fleet=fleet_of(config, state_dir), clock=SystemClock(),
+        jitter=_uniform, until_finished=arguments.until_finished,
+    ).run()  # fmt: skip
+
+
+def _uniform() -> float:
+    """A number in [0, 1): restarts of several machines must not fall together, so no seed."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32

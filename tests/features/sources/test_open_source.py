@@ -1,0 +1,45 @@
+"""One door to every source of bars, opened without loading what is not needed."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from features.errors import ConfigurationError
+from features.sources import open_source
+
+ARGUMENTS = {
+    "source": "simulated", "exchange": "binance", "quote": "USDT", "tickers": ["BTC", "ETH"], "timeframe_s": 3600,
+    "recorded_path": "", "grace_s": 20.0, "history_bars": 100, "world": "planted", "seed": 11, "bars": 100,
+    "start_utc": "2021-01-01T00:00:00Z", "oracle_sharpe": 1.5, "clock_now_s": lambda: 0.0,
+}  # fmt: skip
+
+
+def test_each_source_opens_under_its_name(tmp_path):
+    path = tmp_path / "c.parquet"
+    pd.DataFrame({"time": []}).to_parquet(path)
+    assert open_source(**ARGUMENTS).name == "simulated:planted:v1:seed11"
+    assert open_source(**{**ARGUMENTS, "source": "recorded", "recorded_path": path}).name == "recorded:c.parquet"
+    assert open_source(**{**ARGUMENTS, "source": "ccxt"}).name == "ccxt:binance"
+
+
+def test_an_unknown_source_world_or_empty_path_is_a_configuration_error():
+    for change in ({"source": "alpaka"}, {"source": "recorded"}, {"world": "plantd"}):
+        with pytest.raises(ConfigurationError):
+            open_source(**{**ARGUMENTS, **change})
+
+
+def test_a_simulated_market_loads_no_exchange_library():
+    code = (
+        "import sys\n"
+        "from features.sources import open_source\n"
+        "source = open_source(source='simulated', exchange='', quote='', tickers=['BTC', 'ETH'], timeframe_s=3600,\n"
+        "    recorded_path='', grace_s=0.0, history_bars=0, world='null', seed=1, bars=10,\n"
+        "    start_utc='2021-01-01T00:00:00Z', oracle_sharpe=0.0, clock_now_s=lambda: 0.0)\n"
+        "assert source.bars(after_s=0, until_s=1 << 40).n_bars == 10\n"
+        "import features.sources.errors\n"
+        "print(sorted({'ccxt', 'requests', 'tenacity', 'torch'} & set(sys.modules)))\n"
+    )
+    answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.strip() == "[]"

@@ -1,0 +1,98 @@
+"""The study that workers share, with real storage, real locks and real deaths."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from daemon.child.files import Lock
+from features.errors import ConfigurationError
+from trainer.space import suggest
+from trainer.study import SharedStudy, StudyIdentity, first_number, trial_dir
+
+IDENTITY = StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{}")
+
+
+def opened(
+    state_dir: Path, worker: str = "worker-0", *, target: int = 3, identity: StudyIdentity = IDENTITY
+) -> SharedStudy:
+    return SharedStudy(
+        state_dir=state_dir, name="s", worker=worker, target_trials=target, startup_trials=2, seed=1, identity=identity
+    )
+
+
+def test_exactly_the_target_is_run_whoever_asks(tmp_path: Path) -> None:
+    one, two = opened(tmp_path), opened(tmp_path, "worker-1")
+    with Lock(tmp_path / "run" / "worker-0.lock"), Lock(tmp_path / "run" / "worker-1.lock"):
+        asked = [one.next_trial(), two.next_trial()]
+        for study, trial in zip((one, two), asked, strict=True):
+            assert trial is not None
+            suggest(trial)
+            study.finish(trial, score=1.0, failure=None, seconds=1.0)
+        last = one.next_trial()
+        assert last is not None
+        assert two.next_trial() is None  # the third and last is running
+        suggest(last)
+        one.finish(last, score=None, failure="diverged", seconds=1.0)
+        assert one.next_trial() is None
+    assert one.progress()["finished"] == 3
+
+
+def test_a_trial_whose_worker_was_killed_is_retried_once_with_the_same_parameters_then_failed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, {here!r});"
+        "from test_study import opened; from daemon.child.files import Lock; from trainer.space import suggest;"
+        "d = Path({state!r}); lock = Lock(d / 'run' / 'worker-0.lock'); lock.__enter__();"
+        "t = opened(d).next_trial(); suggest(t); print(t.number, flush=True); sys.stdin.read()"
+    ).format(here=str(Path(__file__).parent), state=str(tmp_path))
+    parameters = []
+    for expected in (0, 1):
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            assert int(child.stdout.readline()) == expected
+            os.kill(child.pid, signal.SIGKILL)
+    study = opened(tmp_path, "worker-1")
+    fresh = study.next_trial()
+    assert fresh is not None and fresh.number == 2
+    trials = study.study.get_trials(deepcopy=False)
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+    assert [t.user_attrs.get("failure") for t in trials[:2]] == ["killed", "killed"]
+    parameters = [t.params for t in trials[:2]]
+    assert parameters[0] == parameters[1]
+    assert first_number(trials[1]) == 0  # same seeds as the first attempt
+    assert study.progress()["finished"] == 1  # the retried attempt does not count twice
+    assert json.loads((trial_dir(tmp_path, "s", 1) / "trial.json").read_bytes())["failure"] == "killed"
+
+
+def test_a_stopped_trial_is_handed_back_and_costs_no_retry(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        for _ in range(4):
+            trial = study.next_trial()
+            assert trial is not None
+            given = suggest(trial)
+            study.hand_back(trial, seconds=0.1)
+        trial = study.next_trial()
+        assert trial is not None
+        assert suggest(trial) == given
+    assert study.progress()["finished"] == 0
+
+
+def test_a_study_begun_on_other_data_refuses_to_go_on(tmp_path: Path) -> None:
+    opened(tmp_path)
+    other = StudyIdentity(data_sha256="e" * 64, fingerprint="f" * 64, settings="{}")
+    with pytest.raises(ConfigurationError, match="data_sha256") as caught:
+        opened(tmp_path, identity=other)
+    assert caught.value.exit_code == 78
+
+
+def test_one_caller_judges_each_milestone(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    assert [study.claim_judgement(n) for n in (2, 2, 3, 2, 3)] == [True, False, True, False, False]
