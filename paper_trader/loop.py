@@ -1,0 +1,295 @@
+"""The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from structlog.typing import FilteringBoundLogger
+
+from daemon.child.clock import Clock
+from daemon.child.config import Config
+from daemon.child.files import write_atomic
+from daemon.child.market import bar_source, costs, feature_spec, venue_rules
+from daemon.child.progress import Progress
+from features.bars import Bars, epoch_s, utc_text
+from features.decision import Decider, MarketWindow
+from features.errors import ConfigurationError, DataError
+from features.ledger import Ledger, plan_orders
+from features.pipeline import FeatureRows, FeatureStream, compute
+from features.sources.base import BarSource
+from paper_trader.brokers.simulated import SimulatedBroker
+from paper_trader.champion import Holding, load_holding
+from paper_trader.journal import Journal
+from paper_trader.orders import intents
+from paper_trader.parity import Rederiver, difference
+from paper_trader.session import BarSettled, Decide, Event, Fault, Latch, Phase, PolicyLoaded, Session, step
+
+ACCOUNT = "paper"
+EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forgotten where history began
+PARITY_EVERY_BARS = 24
+STATUS_EVERY_S = 0.2
+POLL_S = 0.25
+
+
+class Trader:
+    """One account on one bar source. `crash_point` is called after every durable step; tests die there."""
+
+    def __init__(
+        self, *, config: Config, state_dir: Path, clock: Clock, progress: Progress, log: FilteringBoundLogger,
+        should_stop: Callable[[], bool], crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self.config, self.state_dir, self.clock, self.progress, self.log = config, state_dir, clock, progress, log
+        self.should_stop, self.crash_point = should_stop, crash_point
+        self._holding: Holding | None = None
+        self._window: MarketWindow | None = None
+        self._market_now: NDArray[np.float32] | None = None
+        self._pointer_stamp_ns = -1
+        self._mismatches, self._status_due_s = 0, 0.0
+
+    def run(self) -> None:
+        """Until a stop is asked for, or a replay has reached its last bar."""
+        self._open()
+        try:
+            if self._wait_for_policy():
+                self._trade()
+        finally:
+            self._write_status(force=True)
+            self._journal.close()
+            self._broker.close()
+
+    # opening ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._spec = feature_spec(self.config)
+        self._source: BarSource = bar_source(self.config, lambda: self.clock.now_utc().timestamp())
+        self._replay = self.config.paper.clock == "replay"
+        self._journal = Journal(self.state_dir / "paper" / "journal.db")
+        meta = self._journal.meta()
+        if not meta:
+            meta = self._begin()
+        self._require_same_market(meta)
+        self._start_s = int(meta["start_s"])
+        self._last_s = self._source.last_close_s()
+        self._settled_s, self._account = self._journal.last_mark()
+        self._broker = SimulatedBroker(
+            self.state_dir / "paper" / "broker.db", costs=costs(self.config),
+            rules=venue_rules(self.config, self.state_dir), opened_s=self._start_s,
+            opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
+        )  # fmt: skip
+        bars = self._journal.bars()
+        self._stream = FeatureStream(self._spec, bars)
+        self._recent = _last_rows(bars, self._spec.warmup_bars, self._spec.stack_bars, lambda b: compute(b, self._spec))
+        self._processed = self._journal.counts()["marks"] - 1
+        self._close = bars.close[-1]
+        halted = meta.get("halted", "")
+        self._session = Session(
+            phase=Phase.HALTED if halted else Phase.IDLE, reason=halted,
+            max_drawdown=self.config.paper.max_drawdown_halt, stale_after_s=self.config.paper.stale_after_s,
+        )  # fmt: skip
+        self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
+
+    def _begin(self) -> dict[str, str]:
+        """A new journal: history up to the bar at which the account opens, and the opening account."""
+        timeframe_s, needed = self._spec.timeframe_s, self._spec.warmup_bars + EXTRA_HISTORY_BARS
+        if self._replay:
+            if not self.config.paper.replay_start_utc:
+                raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
+            start_s = epoch_s(self.config.paper.replay_start_utc)
+        else:
+            start_s = self._source.last_close_s()
+        history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
+        if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
+            raise ConfigurationError(
+                f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "
+                f"{self._spec.warmup_bars + 1} are needed, the last of them closing then",
+                hint="choose a later paper.replay_start_utc, on the timeframe's grid, or give more history",
+            )
+        meta = {
+            "tickers": json.dumps(self._spec.tickers), "timeframe_s": str(timeframe_s), "start_s": str(start_s),
+            "fingerprint": self._spec.fingerprint, "source": self._source.name,
+        }  # fmt: skip
+        self._journal.begin(meta, history, Ledger.opened(self._spec.tickers, self.config.account.initial_cash))
+        self.crash_point("begun")
+        return meta
+
+    def _require_same_market(self, meta: dict[str, str]) -> None:
+        if meta["fingerprint"] != self._spec.fingerprint:
+            raise ConfigurationError(
+                "the paper journal was begun with another feature spec",
+                hint="keep market.tickers and [features] as they were, or move the paper/ directory away",
+            )
+
+    # the loop --------------------------------------------------------------------------------------------------
+
+    def _wait_for_policy(self) -> bool:
+        """False when stopped first. Until the first judgement the trader waits, or holds cash, as configured."""
+        polls = 0
+        while not self.should_stop():
+            self._load_policy()
+            if self._holding is not None or self.config.paper.start_without_champion:
+                self.progress.ready()
+                return True
+            polls += 1
+            self.progress.beat(done=polls, unit="polls", note="waiting for the first judgement")
+            self._write_status()
+            self.clock.sleep(POLL_S)
+        return False
+
+    def _trade(self) -> None:
+        self._finish_interrupted_bar()
+        pace_s = 1.0 / self.config.paper.replay_bars_per_s if self.config.paper.replay_bars_per_s > 0 else 0.0
+        polls = 0
+        while not self.should_stop():
+            began_s = self.clock.monotonic_s()
+            bars = self._next_bars()
+            for k in range(bars.n_bars):
+                self._load_policy()
+                # of several bars that closed meanwhile only the newest may be traded on
+                self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
+                if self.should_stop():
+                    return
+            if self._replay and self._settled_s >= self._last_s:
+                self.log.info("trader.replay_ended", bars=self._processed)
+                return
+            polls += 1
+            self.progress.beat(done=self._processed * 1_000_000 + polls, unit="bars", note=self._note())
+            wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
+            if wait_s > 0:
+                self.clock.sleep(wait_s)
+
+    def _next_bars(self) -> Bars:
+        """One bar in a replay; live, everything that has closed since the last one."""
+        until_s = self._settled_s + self._spec.timeframe_s if self._replay else self._source.last_close_s()
+        return self._source.bars(after_s=self._settled_s, until_s=until_s)
+
+    def _on_bar(self, bar: Bars, *, fresh: bool) -> None:
+        """Settle the bar, then decide on it if the session allows."""
+        executions = self._broker.executions(bar)
+        self.crash_point("broker settled")
+        account = self._account.book([e.fill for e in executions]).marked(bar.close[0])
+        self._journal.settle(bar, executions, account)
+        self.crash_point("bar settled")
+        self._account, self._settled_s, self._close = account, bar.last_close_s, bar.close[0]
+        self._processed += 1
+        row = self._stream.update(bar)
+        self._recent = [*self._recent, row][-self._spec.stack_bars :]
+        market = None if self._window is None else self._window.push(row)
+        self._decide_if_allowed(bar, market, fresh=fresh)
+        self.progress.beat(done=self._processed * 1_000_000, unit="bars", note=self._note())
+        self._write_status()
+
+    def _decide_if_allowed(self, bar: Bars, market: NDArray[np.float32] | None, *, fresh: bool) -> None:
+        worth = float(self._account.equity(bar.close[0]))
+        age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
+        event = BarSettled(
+            drawdown=1.0 - worth / float(self._account.peak), age_s=age_s if fresh else float("inf"),
+            account_agrees=self._broker.account() == self._account,
+        )  # fmt: skip
+        for effect in self._feed(event):
+            if isinstance(effect, Decide) and market is not None:
+                self._decide(bar, market)
+
+    def _decide(self, bar: Bars, market: NDArray[np.float32]) -> None:
+        holding = self._holding
+        assert holding is not None
+        try:
+            decision = self._decider.decide(
+                market=market, ledger=self._account, close=bar.close[0], close_time_s=bar.last_close_s
+            )
+        except DataError as error:
+            self._feed(Fault(reason=str(error)))
+            return
+        if self._processed % PARITY_EVERY_BARS == 1:
+            again = Rederiver(holding.artifact, self._journal.bars()).decision(bar.last_close_s, self._account)
+            if text := difference(decision, again):
+                self._mismatches += 1
+                self._feed(Fault(reason=f"parity: {text}"))
+                return
+        orders = plan_orders(self._account, np.array(decision.target), bar.close[0], holding.artifact.venue_rules)
+        wanted = intents(orders, account=ACCOUNT, artifact=holding.artifact_id, close_time_s=bar.last_close_s)
+        self._journal.decide(decision, holding.artifact_id, wanted)
+        self.crash_point("decided")
+        self._send()
+
+    def _send(self) -> None:
+        """Send every intent that was not confirmed; the broker knows an id it has seen."""
+        unsent = self._journal.unsent()
+        for intent in unsent:
+            self._broker.submit(intent)
+            self.crash_point("submitted")
+        if unsent:
+            self._journal.acknowledge([i.client_order_id for i in unsent])
+            self.crash_point("acknowledged")
+
+    def _finish_interrupted_bar(self) -> None:
+        """After a restart: send what was intended; decide on the newest bar if the crash came before that."""
+        self._send()
+        if not self._replay or self._journal.decision_at(self._settled_s) is not None:
+            return
+        if self._broker.account() != self._account:
+            return  # the broker has already settled the next bar; this one was never decided on, and is past
+        bars = self._journal.bars()
+        self._decide_if_allowed(bars.slice(bars.n_bars - 1, bars.n_bars), self._market_now, fresh=True)
+
+    # helpers ---------------------------------------------------------------------------------------------------
+
+    def _load_policy(self) -> None:
+        """Take up a new champion between two bars; the account goes on unchanged."""
+        pointer = self.state_dir / "champion.json"
+        stamp = pointer.stat().st_mtime_ns if pointer.exists() else 0
+        if stamp == self._pointer_stamp_ns:
+            return
+        self._pointer_stamp_ns = stamp
+        holding = load_holding(self.state_dir, self._spec)
+        if holding is None or (self._holding is not None and holding.artifact_id == self._holding.artifact_id):
+            return
+        self._holding, self._decider, self._window = holding, Decider(holding.artifact), MarketWindow(holding.artifact)
+        for row in self._recent:
+            self._market_now = self._window.push(row)
+        self._feed(PolicyLoaded())
+        self.log.info("trader.policy", artifact=holding.artifact_id, champion=holding.is_champion)
+
+    def _feed(self, event: Event) -> tuple[Any, ...]:
+        self._session, effects = step(self._session, event)
+        for effect in effects:
+            if isinstance(effect, Latch):
+                self._journal.halt(effect.reason)
+                self.log.error("trader.halted", reason=effect.reason)
+        return effects
+
+    def _note(self) -> str:
+        worth = float(self._account.equity(self._close))
+        return f"{utc_text(self._settled_s)} equity {worth:.2f}" + (
+            " HALTED" if self._session.phase is Phase.HALTED else ""
+        )
+
+    def _write_status(self, *, force: bool = False) -> None:
+        now_s = self.clock.monotonic_s()
+        if not force and now_s < self._status_due_s:
+            return
+        self._status_due_s = now_s + STATUS_EVERY_S
+        counts, worth = self._journal.counts(), float(self._account.equity(self._close))
+        total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
+        weights = self._account.weights(self._close)
+        record = {
+            "schema": 1, "state": str(self._session.phase), "reason": self._session.reason,
+            "artifact": None if self._holding is None else self._holding.artifact_id,
+            "champion": self._holding is not None and self._holding.is_champion,
+            "last_close_utc": utc_text(self._settled_s), "equity": worth, "cash": float(self._account.cash),
+            "weights": {t: round(float(w), 4) for t, w in zip(self._spec.tickers, weights, strict=True)},
+            "drawdown": 1.0 - worth / float(self._account.peak), "decisions": counts["decisions"],
+            "fills": counts["fills"], "orders_open": counts["open"], "mismatches": self._mismatches,
+            "processed_bars": self._processed, "total_bars": total, "started_with": self.config.account.initial_cash,
+            "return_since_start": worth / self.config.account.initial_cash - 1.0,
+        }  # fmt: skip
+        write_atomic(self.state_dir / "paper" / "status.json", json.dumps(record).encode())
+
+
+def _last_rows(bars: Bars, warmup_bars: int, n_rows: int, rows_of: Callable[[Bars], FeatureRows]) -> list[FeatureRows]:
+    """The last `n_rows` feature rows of stored history, one record each."""
+    rows = rows_of(bars)
+    assert bars.n_bars > warmup_bars
+    return [rows.slice(k, k + 1) for k in range(max(0, rows.n_rows - n_rows), rows.n_rows)]
