@@ -19,6 +19,6 @@ class Notifier:
     def send(self, message: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
-            with contextlib.suppress(OSError):  # a restarting systemd must not take the service down
-                client.sendto(message.encode(), self._address)
+        # a restarting systemd must not take the service down
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client, contextlib.suppress(OSError):
+            client.sendto(message.encode(), self._address)

@@ -16,8 +16,24 @@ from daemon.child.config import Config
 from daemon.child.files import Lock, write_atomic
 from daemon.child.logs import configure_logging, get_logger
 from daemon.lifecycle import (
-    Beat, Child, ChildSpec, Command, Effect, Event, Exited, Fleet, Note, Policy, Signal, Spawn, Spawned, State, StopAll,
-    Tick, next_wake_s, step,
+    Beat,
+    Child,
+    ChildSpec,
+    Command,
+    Effect,
+    Event,
+    Exited,
+    Fleet,
+    Note,
+    Policy,
+    Signal,
+    Spawn,
+    Spawned,
+    State,
+    StopAll,
+    Tick,
+    next_wake_s,
+    step,
 )  # fmt: skip
 from daemon.notify import Notifier
 from daemon.processes import Process, python_module

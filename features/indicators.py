@@ -223,7 +223,7 @@ def _kinds() -> tuple[FeatureKind, ...]:
                 columns=(name,),
                 **common,
                 talib=TalibCall(function=function, inputs=inputs, finish=as_is),
-            )  # fmt: skip
+            )
         )
         recursives.append(
             FeatureKind(
@@ -232,7 +232,7 @@ def _kinds() -> tuple[FeatureKind, ...]:
                 columns=(f"{name}_scaled",),
                 **common,
                 talib=TalibCall(function=function, inputs=inputs, finish=_scaled(scale, shift)),
-            )  # fmt: skip
+            )
         )
     macds = (
         FeatureKind(

@@ -1,6 +1,7 @@
 """Which bars may be learned from, which judge, and the gap between them. Pure; ranges are bar indices."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def roles(
     start = 0 if train_start_s is None else int(np.searchsorted(close, train_start_s, side="left"))
     start = max(start, warmup_bars)
     judge = start + 3 * (end - start) // 4 if judge_start_s is None else int(np.searchsorted(close, judge_start_s))
-    held = int(round((end - judge) * holdout_share))
+    held = round((end - judge) * holdout_share)
     development, holdout = range(start, end - held - gap_bars), range(end - held, end)
     if not start + gap_bars < judge < development.stop or len(holdout) < 2:
         raise ConfigurationError(
@@ -59,7 +60,7 @@ def walk_forward(laid: Roles, *, n_folds: int, gap_bars: int) -> tuple[Fold, ...
     edges = np.linspace(laid.judge_start, laid.development.stop, n_folds + 1).astype(int)
     folds = tuple(
         Fold(train=range(laid.development.start, int(a) - gap_bars), validate=range(int(a), int(b)))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     )
     if any(len(f.train) < gap_bars or len(f.validate) < 48 for f in folds):
         raise ConfigurationError(

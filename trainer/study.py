@@ -108,9 +108,7 @@ class SharedStudy:
     def _release_orphans(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get("worker")
-            if owner is None or (owner != self._worker and not _is_alive(self._state_dir, owner)):
-                self._requeue(trial.number, "killed", seconds=0.0)
-            elif owner == self._worker:  # only this process holds that name's lock, and it runs nothing now
+            if owner is None or (owner != self._worker and not _is_alive(self._state_dir, owner)) or owner == self._worker:
                 self._requeue(trial.number, "killed", seconds=0.0)
 
     def _requeue(self, number: int, failure: str, *, seconds: float) -> None:

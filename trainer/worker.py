@@ -30,7 +30,7 @@ from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, 
 from trainer.vector_env import MarketTensors
 
 
-class Stopped(Exception):  # noqa: N818  a request, not an error
+class Stopped(Exception):
     """A stop was asked for in the middle of a trial."""
 
 
@@ -130,7 +130,7 @@ class Worker:
             failure, reason = "oom", str(error)
         except CappuccinoError as error:
             failure, reason = "error", str(error)
-        except Exception as error:  # noqa: BLE001  whatever a fold raises fails its trial, never the study
+        except Exception as error:
             failure, reason = "error", repr(error)
             self.log.exception("trial.raised", trial=trial.number)
         self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)

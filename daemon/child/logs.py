@@ -52,8 +52,8 @@ def configure_logging(*, component: str, child: str, path: Path | None, level: i
         old.close()
     root.addHandler(handler)
     root.setLevel(level)
-    for name in _NOISY:  # ccxt prints key and secret at DEBUG
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
+    for name in _NOISY:  # ccxt prints key and secret at DEBUG; SQLAlchemy takes INFO for "echo every statement"
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -133,7 +133,6 @@ def test_lots_and_minimums_belong_to_the_ticker_not_to_its_position() -> None:
     }
     rules = VenueRules(venue="v", rules=tuple(rule.items()))
     price = {"BTC": 100.0, "ETH": 50.0}
-    limits = Limits(min_cash_reserve=0.0, max_weight=1.0, no_trade_band=0.0)
     orders = []
     for tickers in (("BTC", "ETH"), ("ETH", "BTC")):
         ledger = Ledger.opened(tickers, 1_000.0)
