@@ -20,5 +20,8 @@ class Notifier:
         if not self._address:
             return
         # a restarting systemd must not take the service down
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client, contextlib.suppress(OSError):
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client,
+            contextlib.suppress(OSError),
+        ):
             client.sendto(message.encode(), self._address)

@@ -66,6 +66,11 @@ class Parameter:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
+    def to_dict(self) -> dict[str, Any]:
+        if self.choices:
+            return {"choices": list(self.choices), "reason": self.reason}
+        return {"low": self.low, "high": self.high, "log": self.log, "integer": self.integer, "reason": self.reason}
+
     def refusal(self, value: Any) -> str:
         """Why `value` is not allowed; empty when it is."""
         if self.choices:

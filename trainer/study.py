@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from daemon.child.files import Lock, write_atomic
 from features.errors import ConfigurationError
+from trainer.space import SPACE
 
 CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
@@ -108,7 +109,11 @@ class SharedStudy:
     def _release_orphans(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get("worker")
-            if owner is None or (owner != self._worker and not _is_alive(self._state_dir, owner)) or owner == self._worker:
+            if (
+                owner is None
+                or (owner != self._worker and not _is_alive(self._state_dir, owner))
+                or owner == self._worker
+            ):
                 self._requeue(trial.number, "killed", seconds=0.0)
 
     def _requeue(self, number: int, failure: str, *, seconds: float) -> None:
@@ -152,6 +157,12 @@ def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     record = json.loads(path.read_bytes()) if path.exists() else {"study": study, "number": number}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
+
+
+def write_space(state_dir: Path, study: str) -> None:
+    """The searched ranges as plain JSON beside the trials, for readers without Optuna."""
+    space = {p.name: p.to_dict() for p in SPACE}
+    write_atomic(state_dir / "trials" / study / "space.json", json.dumps(space, indent=1).encode())
 
 
 def _finished(trials: list[FrozenTrial]) -> int:

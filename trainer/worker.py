@@ -26,7 +26,7 @@ from trainer.score import excess_t, score
 from trainer.space import Hyperparameters, suggest
 from trainer.splits import Fold
 from trainer.stats import sharpe
-from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir
+from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir, write_space
 from trainer.vector_env import MarketTensors
 
 
@@ -61,6 +61,7 @@ class Worker:
             startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
             identity=identity(config, dataset),
         )  # fmt: skip
+        write_space(state_dir, config.study.name)
         self._baseline = self._fixed_baseline()
         self._steps_done = 0
 
@@ -161,6 +162,8 @@ class Worker:
                 excess_baseline.append(self._baseline[f].returns)
                 if s == 0:
                     kept.append(path)
+                    # named at once: the janitor spares what an unfinished trial names
+                    mark_trial(self.state_dir, self.config.study.name, number, fold_artifacts=[p.name for p in kept])
         objective = excess_t(np.concatenate(excess_policy), np.concatenate(excess_baseline))
         return TrialResult(
             artifact=kept[-1], fold_artifacts=tuple(p.name for p in kept), run=pooled(f"trial {number}", runs),
