@@ -226,7 +226,7 @@ def _tick_child(fleet: Fleet, c: Child, now_s: float) -> tuple[Fleet, list[Effec
     if c.state is State.RUNNING and c.abort_s is None and now_s >= c.progress_s + c.spec.hang_s:
         silent = round(now_s - c.progress_s, 1)
         return _put(fleet, replace(c, abort_s=now_s)), [
-            Note(event="child.hung", name=c.spec.name, facts=(("pid", c.pid), ("silent_s", silent))),
+            Note(event="child.hung", name=c.spec.name, facts=(("child_pid", c.pid), ("silent_s", silent))),
             Signal(name=c.spec.name, pid=c.pid, what="abort"),
         ]
     overdue = c.abort_s is not None and now_s >= c.abort_s + KILL_AFTER_ABORT_S
@@ -240,7 +240,7 @@ def _tick_child(fleet: Fleet, c: Child, now_s: float) -> tuple[Fleet, list[Effec
 def _spawned(fleet: Fleet, event: Spawned) -> Step:
     c = fleet.child(event.name)
     fleet = _put(fleet, replace(c, pid=event.pid, since_s=event.now_s, progress_s=event.now_s))
-    note = Note(event="child.spawned", name=event.name, facts=(("pid", event.pid), ("failures", c.failures)))
+    note = Note(event="child.spawned", name=event.name, facts=(("child_pid", event.pid), ("failures", c.failures)))
     if not c.wanted or fleet.stopping_s is not None:
         fleet, effects = _terminate(fleet, event.name, event.now_s)
         return fleet, (note, *effects)

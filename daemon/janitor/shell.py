@@ -1,12 +1,12 @@
 """The janitor's hands: read what exists and what references it, then do what the plan says, written down first."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
 
@@ -57,21 +57,18 @@ class Janitor:
         return todo
 
     def _inventory(self) -> Iterator[Item]:
-        now_s = self._clock.now_utc().timestamp()
         for path in (self._state_dir / "artifacts").glob("*"):
-            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-            draft = path.name.startswith(".")
-            yield Item(
-                kind="draft" if draft else "artifact",
-                name=path.name,
-                size_bytes=size,
-                age_s=now_s - path.stat().st_mtime,
-            )
+            yield from self._item("draft" if path.name.startswith(".") else "artifact", path, path.name)
         for pattern in ("*.jsonl", "*.out"):
             for path in (self._state_dir / "logs").glob(pattern):
-                status = path.stat()
-                name = str(path.relative_to(self._state_dir))
-                yield Item(kind="log", name=name, size_bytes=status.st_size, age_s=now_s - status.st_mtime)
+                yield from self._item("log", path, str(path.relative_to(self._state_dir)))
+
+    def _item(self, kind: Literal["artifact", "draft", "log"], path: Path, name: str) -> Iterator[Item]:
+        with contextlib.suppress(FileNotFoundError):  # a draft was renamed meanwhile: the next pass sees what it became
+            files = [path] if kind == "log" else list(path.iterdir())
+            size = sum(f.stat().st_size for f in files)
+            age_s = self._clock.now_utc().timestamp() - path.stat().st_mtime
+            yield Item(kind=kind, name=name, size_bytes=size, age_s=age_s)
 
     def _delete(self, item: Item) -> None:
         append_jsonl(
@@ -107,7 +104,7 @@ def references(state_dir: Path, *, keep_top: int) -> frozenset[str]:
             found |= {trial.get("artifact"), *trial.get("fold_artifacts", ())}
     journal = state_dir / "paper" / "journal.db"
     if journal.exists():
-        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
             found |= {row[0] for row in db.execute("SELECT DISTINCT artifact FROM decisions")}
     for artifact in [a for a in found if a]:
         manifest = state_dir / "artifacts" / artifact / "manifest.json"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.cli import VERBS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("daemon", "features", "paper_trader", "trainer")
 SOURCES = tuple(sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")))
@@ -132,3 +134,21 @@ def test_the_constraints_cover_every_declared_requirement() -> None:
     declared += project["build-system"]["requires"]
     names = {requirement.split(">")[0].split("=")[0].split("<")[0].strip() for requirement in declared}
     assert not names - pinned
+
+
+def test_the_readme_lists_the_verbs_that_exist() -> None:
+    rows = [line.split("|")[1:3] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    table = {name.strip(" `"): text.strip() for name, text in rows}
+    assert {verb: table.get(verb) for verb in VERBS} == {verb: text for verb, (_, text) in VERBS.items()}
+
+
+def test_the_readme_opens_with_the_two_commands_and_names_only_targets_that_exist() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    assert [line.split("#")[0].strip() for line in readme.splitlines()[:2]] == ["make demo", "make test"]
+    named = {line.split()[1] for line in readme.splitlines() if line.startswith("    make ")}
+    assert not {target for target in named if f"\n{target}: " not in makefile}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_its_file(verb: str) -> None:
+    assert (ROOT / "daemon" / "cli" / f"{VERBS[verb][0]}.py").exists()
