@@ -220,6 +220,8 @@ def _split(override: str) -> tuple[str, str, Any]:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # an unquoted string
+    if not isinstance(value, bool | int | float | str | list):  # TOML would make a time of an unquoted time
+        value = text.strip()
     return section, key, value
 
 

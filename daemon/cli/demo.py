@@ -119,7 +119,7 @@ class _Watcher:
 
 def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float) -> int:
     """What came of it; exit 0 only if every decision was re-derived and the kill lost nothing."""
-    report = sorted((state_dir / "reports").glob("judgement-*.txt"))[-1].read_text()
+    report = max((state_dir / "reports").glob("judgement-*.txt")).read_text()
     verified = json.loads(_program("paper_trader", "verify", given, state_dir, "--json"))
     paper = json.loads((state_dir / "paper" / "status.json").read_bytes())
     lost = paper["total_bars"] - paper["processed_bars"]
@@ -127,14 +127,16 @@ def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float)
     print("paper trading, the same bars and costs for everybody:")
     print(_program("paper_trader", "report", given, state_dir))
     killed = watcher.killed
-    lines = [
-        f"trader killed once with SIGKILL at bar {killed['processed_bars']} with {killed['fills']} fills; it went on to "
-        f"bar {paper['processed_bars']} of {paper['total_bars']}, {lost} bars lost" if killed else "the trader was NOT killed",
-        f"{verified['decisions']} decisions, {verified['fills']} fills, {verified['marks']} account marks re-derived from "
-        f"the stored bars by the training path: {len(verified['mismatches'])} mismatches",
-        f"took {span(took_s)}; artifacts, reports, logs and the paper journal: {state_dir}",
-    ]  # fmt: skip
-    print("\n".join(lines))
+    if killed:
+        print(f"the trader was killed with SIGKILL at bar {killed['processed_bars']}, after {killed['fills']} fills;")
+        print(f"it went on to bar {paper['processed_bars']} of {paper['total_bars']}: {lost} bars lost")
+    else:
+        print("the trader was NOT killed: the replay was over first")
+    print(
+        f"{verified['decisions']} decisions, {verified['fills']} fills and {verified['marks']} account marks re-derived"
+    )
+    print(f"from the stored bars by the training path: {len(verified['mismatches'])} mismatches")
+    print(f"took {span(took_s)}; artifacts, reports, logs and the paper journal: {state_dir}")
     return 0 if killed and lost == 0 and not verified["mismatches"] else 1
 
 
