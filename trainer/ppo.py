@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from features.allocation import Limits
 from features.costs import Costs
 from features.errors import CappuccinoError
-from features.observation import Layout
+from features.observation import ACCOUNT_FIELDS, Layout
 from trainer.policy import Actor, Critic
 from trainer.space import Hyperparameters
 from trainer.vector_env import BatchedPortfolioEnv, MarketTensors
 
 ACCOUNTS_PER_GROUP = 8
 INITIAL_CASH = 10_000.0
+HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
+FEE_RAMP = 0.5  # the fee grows from 0 over this share of training: else the first thing learnt is to stand still
 EPISODE_BARS = (168, 720)  # a week to a month
 LOG_2PI = math.log(2 * math.pi)
 
@@ -102,6 +104,7 @@ def train(
         began_s = monotonic_s()
         for group in optimiser.param_groups:
             group["lr"] = h.learning_rate * schedule(h.lr_schedule, update / n_updates)
+        env.fee_share = min(1.0, update / (FEE_RAMP * n_updates))
         rollout = collect(env, actor, critic, h, scale, generator)
         kl, value_loss, entropy = improve(actor, critic, optimiser, rollout, h, generator)
         stats = UpdateStats(
@@ -146,7 +149,7 @@ def collect(
 ) -> Rollout:
     """Play `h.rollout_bars` bars with the current policy."""
     markets, accounts, actions, log_probs, values, finals = [], [], [], [], [], []
-    rewards, ends, deaths, shapings, turnovers = [], [], [], [], []
+    rewards, ends, deaths, shapings, turnovers, moves, cuts = [], [], [], [], [], [], []
     for _ in range(h.rollout_bars):
         seen = env.observe()
         mean = actor(seen.market, seen.account)
@@ -166,6 +169,8 @@ def collect(
         shapings.append(shaping)
         turnovers.append(result.turnover.mean())
         deaths.append(result.terminated)
+        moves.append(result.market_return)
+        cuts.append(result.truncated)
         ends.append(result.terminated | result.truncated[:, None])
     reward, shaping = torch.stack(rewards), torch.stack(shapings)
     value, final = torch.stack(values), torch.stack(finals)
@@ -173,9 +178,14 @@ def collect(
         reward=scale.divide(reward - shaping).float(), value=value, next_value=final, terminated=torch.stack(deaths),
         ended=torch.stack(ends), gamma=h.gamma, lam=h.gae_lambda,
     )  # fmt: skip
+    account = torch.stack(accounts)
+    lucky = luck(
+        weights=account[..., :-len(ACCOUNT_FIELDS)], market_return=torch.stack(moves).float(), truncated=torch.stack(cuts),
+        discount=h.gamma * h.gae_lambda,
+    )  # fmt: skip
     return Rollout(
-        market=torch.stack(markets), account=torch.stack(accounts), action=torch.stack(actions),
-        log_prob=torch.stack(log_probs), advantage=advantage, target=advantage + value,
+        market=torch.stack(markets), account=account, action=torch.stack(actions), log_prob=torch.stack(log_probs),
+        advantage=without_luck(advantage, lucky), target=advantage + value,
         mean_reward=float(reward.mean()), mean_shaping=float(shaping.mean()),
         mean_turnover=float(torch.stack(turnovers).mean()),
     )  # fmt: skip
@@ -195,6 +205,38 @@ def gae(
         running = delta[t] + gamma * lam * running * (~ended[t])
         advantage[t] = running
     return advantage
+
+
+def luck(*, weights: Tensor, market_return: Tensor, truncated: Tensor, discount: float) -> Tensor:
+    """(T, G, A, K): what the holdings at t go on to earn from the market alone, for K speeds of forgetting them.
+
+    weights: (T, G, A, N) held before the action at t; market_return: (T, G, N) over the bar that follows.
+    """
+    columns = []
+    for kept in HOLDINGS_KEPT:
+        future, running = torch.zeros_like(market_return), torch.zeros_like(market_return[0])
+        for t in range(len(market_return) - 1, -1, -1):
+            running = market_return[t] + discount * kept * running * (~truncated[t])[:, None]
+            future[t] = running
+        columns.append((weights * future[:, :, None]).sum(-1))
+    return torch.stack(columns, dim=-1)
+
+
+def without_luck(advantage: Tensor, lucky: Tensor) -> Tensor:
+    """Advantage (T, G, A) less what its group and its earlier holdings explain of it.
+
+    No action moves the market, so a baseline may look at the market's future (Mao et al. 2019, "Variance Reduction
+    for Reinforcement Learning in Input-Driven Environments"): here the mean over the accounts on the same bars, and
+    the part that is linear in `luck`, by least squares. What is left is what the action itself did.
+    """
+    if advantage.shape[2] == 1:
+        return advantage
+    y = advantage - advantage.mean(dim=2, keepdim=True)
+    x = (lucky - lucky.mean(dim=2, keepdim=True)).flatten(0, 2)
+    unit = x.std(dim=0) + 1e-12
+    ridge = 1e-6 * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    coefficient = torch.linalg.solve((x / unit).T @ (x / unit) + ridge, (x / unit).T @ y.flatten())
+    return y - ((x / unit) @ coefficient).reshape(y.shape)
 
 
 def log_density(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

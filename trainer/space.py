@@ -14,15 +14,15 @@ from features.errors import ConfigurationError
 class Hyperparameters:
     """One configuration of PPO. Defaults are the middle ground that learns on the planted world."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     lr_schedule: str = "linear"
     minibatch: int = 1024
-    rollout_bars: int = 64
+    rollout_bars: int = 128
     epochs: int = 4
-    gamma: float = 0.95
-    gae_lambda: float = 0.95
+    gamma: float = 0.985
+    gae_lambda: float = 0.97
     clip_range: float = 0.2
-    entropy_coef: float = 1e-3
+    entropy_coef: float = 1e-4
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
     kl_target: float = 0.03
@@ -83,15 +83,15 @@ class Parameter:
 
 
 SPACE = (
-    Parameter(name="learning_rate", low=2e-4, high=5e-3, log=True, reason="below, 60 s of training move nothing"),
+    Parameter(name="learning_rate", low=5e-4, high=5e-3, log=True, reason="below, 60 s of training move nothing"),
     Parameter(name="lr_schedule", choices=("constant", "linear", "cosine"), reason="decay is often decisive in PPO"),
     Parameter(name="minibatch", choices=(512, 1024, 2048, 4096), reason="smaller is noise, larger wastes the rollout"),
-    Parameter(name="rollout_bars", choices=(32, 64, 128), reason="1.3 to 5 days of hourly bars per update"),
+    Parameter(name="rollout_bars", choices=(64, 128, 256), reason="2.7 to 11 days of hourly bars per update"),
     Parameter(name="epochs", low=2, high=10, integer=True, reason="passes over one rollout before its data is stale"),
-    Parameter(name="gamma", low=0.90, high=0.995, reason="horizons of 10 to 200 bars; signals last about 48 h"),
-    Parameter(name="gae_lambda", low=0.85, high=0.98, reason="Schulman 2016: bias against variance"),
+    Parameter(name="gamma", low=0.96, high=0.995, reason="horizons of 25 to 200 bars; a shorter one cannot earn back the costs"),
+    Parameter(name="gae_lambda", low=0.9, high=0.99, reason="Schulman 2016: bias against variance"),
     Parameter(name="clip_range", low=0.1, high=0.3, reason="Schulman 2017 uses 0.2"),
-    Parameter(name="entropy_coef", low=1e-4, high=1e-2, log=True, reason="above, the weights stay random"),
+    Parameter(name="entropy_coef", low=1e-5, high=1e-3, log=True, reason="above, the weights stay random"),
     Parameter(name="value_coef", low=0.25, high=1.0, reason="separate critic: the scale of its gradient only"),
     Parameter(name="max_grad_norm", low=0.3, high=2.0, reason="clips the rare crash bar"),
     Parameter(name="kl_target", low=0.005, high=0.05, log=True, reason="stops epochs that move the policy too far"),

@@ -67,11 +67,12 @@ class StepResult:
     """After one bar. reward, excess, turnover, drawdown: (G, A) float64; ended flags: bool.
 
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
-    variate). turnover: traded value over equity. terminated: ruin (G, A). truncated: the window ended (G,). `final`
+    variate). market_return: (G, N), close to close. turnover: traded value over equity. terminated: ruin (G, A). truncated: the window ended (G,). `final`
     is the observation before any reset: its value bootstraps what truncation cut off.
     """
 
     reward: Tensor
+    market_return: Tensor
     turnover: Tensor
     drawdown: Tensor
     terminated: Tensor
@@ -101,6 +102,7 @@ class BatchedPortfolioEnv:
         self.cash, self.quantity = torch.zeros(shape, **zeros), torch.zeros((*shape, n), **zeros)
         self.peak, self.since_trade = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)
         self.fee = torch.zeros((*shape, 1), **zeros)
+        self.fee_share = 1.0  # of each account's fee that is charged; the trainer raises it from 0
         self._reset(torch.ones(groups, dtype=torch.bool, device=device))
 
     @property
@@ -130,7 +132,7 @@ class BatchedPortfolioEnv:
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=self.market.open[self.bar][:, None],
             volume=self.market.volume[self.bar][:, None], tradable=self.market.tradable[self.bar][:, None],
-            lot=self._lot, fee=self.fee, price_impact=self.costs.price_impact,
+            lot=self._lot, fee=self.fee * self.fee_share, price_impact=self.costs.price_impact,
             fee_in_received=self.costs.fee_in == "received", max_volume_share=self.costs.max_volume_share,
         )  # fmt: skip
         self.cash, self.quantity = settle(self.cash, self.quantity, filled)
@@ -141,6 +143,7 @@ class BatchedPortfolioEnv:
         terminated, truncated = after < RUIN * self.initial_cash, self.bar >= self.end
         result = StepResult(
             reward=torch.log(after / before) - self.market.benchmark[self.bar][:, None], turnover=traded / before,
+            market_return=(self._close() / close - 1.0)[:, 0],
             drawdown=1.0 - after / self.peak, terminated=terminated, truncated=truncated, final=self.observe(),
         )  # fmt: skip
         self._reset(truncated)
