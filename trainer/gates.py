@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate import Run
-from trainer.stats import bootstrap_p, deflated_sharpe, holm, moments, pbo, sharpe
+from trainer.stats import bootstrap_p, deflated_sharpe, holm, moments, pbo, sharpe, varies
 
 Float = NDArray[np.float64]
 STRESS_FEES_BPS = (10.0, 25.0)  # every candidate must stand at both, whatever the venue charges
@@ -67,7 +67,7 @@ def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Ga
 
 def deflated(policy: Run, *, n_trials: int, trial_sharpes: Sequence[float], threshold: float) -> Gate:
     """G2: deflated Sharpe over every trial ever started on this machine."""
-    if policy.returns.std() == 0 or len(trial_sharpes) < 2:
+    if not varies(policy.returns) or len(trial_sharpes) < 2:
         return Gate(
             gate="G2", what="deflated Sharpe ratio: not estimable", value=None, unit="probability",
             threshold=f"≥ {threshold}", passed=False,

@@ -236,7 +236,8 @@ def without_luck(advantage: Tensor, lucky: Tensor) -> Tensor:
     unit = x.std(dim=0) + 1e-12
     ridge = 1e-6 * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     coefficient = torch.linalg.solve((x / unit).T @ (x / unit) + ridge, (x / unit).T @ y.flatten())
-    return y - ((x / unit) @ coefficient).reshape(y.shape)
+    residual: Tensor = y - ((x / unit) @ coefficient).reshape(y.shape)
+    return residual
 
 
 def log_density(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from daemon.child.files import Lock, write_atomic
 from features.actor import constant_raw
 from features.artifact import PolicyArtifact
 from features.decision import Decider, MarketWindow
+from features.errors import CappuccinoError
 from features.ledger import Ledger, plan_orders, simulate_fills
 from features.pipeline import FeatureStream, compute
 from trainer import gates
@@ -215,6 +216,15 @@ class Judge:
         self, study: str, best: dict[str, Any] | None, measured: tuple[Gate, ...], validation: tuple[Score, ...],
         seen: tuple[Score, ...], reason: str,
     ) -> Judgement:  # fmt: skip
+        """The champion there is stays; where there is none, the configured baseline."""
+        standing = self._standing_champion()
+        if standing is not None:
+            return Judgement(
+                study=study, trial=None if best is None else best["number"],
+                artifact=None if best is None else best["artifact"], champion=standing, holds=standing,
+                gates=measured, validation=validation, holdout=seen,
+                reason=f"{reason}. The champion {standing[:12]} stays.",
+            )  # fmt: skip
         fallback = self._fallback()
         holds = fallback.save(self.state_dir / "artifacts").name
         return Judgement(
@@ -222,6 +232,17 @@ class Judge:
             champion=None, holds=holds, gates=measured, validation=validation, holdout=seen,
             reason=f"{reason}. The trader holds {self.config.promotion.without_champion}.",
         )  # fmt: skip
+
+    def _standing_champion(self) -> str | None:
+        """The artifact id of the present champion, if it still fits this market's contract."""
+        pointer = self.state_dir / "champion.json"
+        standing: str | None = json.loads(pointer.read_bytes())["champion"] if pointer.exists() else None
+        if standing is not None:
+            try:
+                self._load(standing)
+            except CappuccinoError:
+                return None
+        return standing
 
     def _fallback(self) -> PolicyArtifact:
         """Cash or the equal-weight portfolio as a constant policy: it trades through the same path."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from features.errors import DataError
 from trainer.evaluate import Run
-from trainer.stats import annualised, sharpe, sharpe_se
+from trainer.stats import annualised, sharpe, sharpe_se, varies
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 
@@ -39,7 +39,7 @@ def score(run: Run, *, timeframe_s: int) -> Score:
     if len(run.returns) < 2 or not np.isfinite(run.returns).all():
         raise DataError(f"{run.name}: {len(run.returns)} returns, or one that is not finite")
     bars_per_year = SECONDS_PER_YEAR / timeframe_s
-    flat = run.returns.std() == 0.0  # cash: no risk, no Sharpe
+    flat = not varies(run.returns)  # cash: no risk, no Sharpe
     peak = np.maximum.accumulate(run.equity)
     return Score(
         name=run.name, n_bars=len(run.returns), total_return=float(np.prod(1.0 + run.returns) - 1.0),
@@ -62,8 +62,7 @@ def excess_t(policy: NDArray[np.float64], baseline: NDArray[np.float64]) -> floa
     excess = np.log1p(policy) - np.log1p(baseline)
     if not np.isfinite(excess).all():
         raise DataError("an excess return is not finite")
-    spread = float(excess.std(ddof=1))
-    return 0.0 if spread == 0.0 else float(excess.mean()) / spread * math.sqrt(len(excess))
+    return sharpe(excess) * math.sqrt(len(excess)) if varies(excess) else 0.0
 
 
 def table(scores: Sequence[Score], *, title: str) -> str:

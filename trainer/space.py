@@ -88,7 +88,12 @@ SPACE = (
     Parameter(name="minibatch", choices=(512, 1024, 2048, 4096), reason="smaller is noise, larger wastes the rollout"),
     Parameter(name="rollout_bars", choices=(64, 128, 256), reason="2.7 to 11 days of hourly bars per update"),
     Parameter(name="epochs", low=2, high=10, integer=True, reason="passes over one rollout before its data is stale"),
-    Parameter(name="gamma", low=0.96, high=0.995, reason="horizons of 25 to 200 bars; a shorter one cannot earn back the costs"),
+    Parameter(
+        name="gamma",
+        low=0.96,
+        high=0.995,
+        reason="horizons of 25 to 200 bars; a shorter one cannot earn back the costs",
+    ),
     Parameter(name="gae_lambda", low=0.9, high=0.99, reason="Schulman 2016: bias against variance"),
     Parameter(name="clip_range", low=0.1, high=0.3, reason="Schulman 2017 uses 0.2"),
     Parameter(name="entropy_coef", low=1e-5, high=1e-3, log=True, reason="above, the weights stay random"),

@@ -25,10 +25,14 @@ def sharpe(returns: Float) -> float:
     """Mean over standard deviation (ddof 1) per bar. DataError when the returns do not vary or are not finite."""
     if len(returns) < 2 or not np.isfinite(returns).all():
         raise DataError("a Sharpe ratio needs at least two finite returns")
-    spread = float(returns.std(ddof=1))
-    if spread == 0.0:
+    if not varies(returns):
         raise DataError("a Sharpe ratio needs returns that vary")
-    return float(returns.mean()) / spread
+    return float(returns.mean()) / float(returns.std(ddof=1))
+
+
+def varies(values: Float) -> bool:
+    """Whether any two values differ; a standard deviation of equal values need not round to zero."""
+    return bool(np.ptp(values) > 0.0)
 
 
 def annualised(per_bar: float, bars_per_year: float) -> float:

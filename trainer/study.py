@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from daemon.child.files import Lock, write_atomic
 from features.errors import ConfigurationError
-from trainer.space import SPACE
+from trainer.space import SPACE, Hyperparameters
 
 CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
@@ -59,6 +59,7 @@ class SharedStudy:
             if not stored:
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
                     self.study.set_user_attr(key, value)
+                self.study.enqueue_trial(Hyperparameters().to_dict())  # the defaults: what a search has to improve on
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
                     f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),

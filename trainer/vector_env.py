@@ -67,8 +67,9 @@ class StepResult:
     """After one bar. reward, excess, turnover, drawdown: (G, A) float64; ended flags: bool.
 
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
-    variate). market_return: (G, N), close to close. turnover: traded value over equity. terminated: ruin (G, A). truncated: the window ended (G,). `final`
-    is the observation before any reset: its value bootstraps what truncation cut off.
+    variate). market_return: (G, N), close to close. turnover: traded value over equity. terminated: ruin (G, A).
+    truncated: the window ended (G,). `final` is the observation before any reset: its value bootstraps what truncation
+    cut off.
     """
 
     reward: Tensor
@@ -103,11 +104,15 @@ class BatchedPortfolioEnv:
         self.peak, self.since_trade = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)
         self.fee = torch.zeros((*shape, 1), **zeros)
         self.fee_share = 1.0  # of each account's fee that is charged; the trainer raises it from 0
-        self._reset(torch.ones(groups, dtype=torch.bool, device=device))
+        self.restart()
 
     @property
     def n_accounts(self) -> int:
         return self.groups * self.per_group
+
+    def restart(self) -> None:
+        """New windows and fresh accounts everywhere."""
+        self._reset(torch.ones(self.groups, dtype=torch.bool, device=self.cash.device))
 
     def observe(self) -> Observed:
         return Observed(

@@ -83,8 +83,8 @@ class StudyConfig:
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2
-    accounts: int = 64
-    train_steps: int = 200_000
+    accounts: int = 128
+    train_steps: int = 500_000
     sampler_startup_trials: int = 10
 
 

@@ -1,0 +1,134 @@
+"""The training environment: the same arithmetic as everywhere, behind Gymnasium's contract."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import random_bars
+
+from features.account import equity
+from features.allocation import Limits, target_weights
+from features.costs import Costs
+from features.ledger import Ledger, plan_orders, simulate_fills
+from features.spec import preset
+from features.venue_rules import VenueRules
+from trainer.env import ENV_ID, Problem
+from trainer.vector_env import BatchedPortfolioEnv
+
+TICKERS = ("BTC", "ETH", "LTC")
+COSTS = Costs(fee_bps=25.0, half_spread_bps=2.0, slippage_bps=3.0, max_volume_share=0.05)
+LIMITS = Limits(min_cash_reserve=0.02, max_weight=0.6, no_trade_band=0.01)
+RULES = VenueRules.uniform("here", TICKERS)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    spec = preset("stationary", tickers=TICKERS, timeframe_s=3600)
+    return Problem.of(random_bars(4, n_bars=1800), spec, costs=COSTS, limits=LIMITS, rules=RULES)
+
+
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized:UserWarning")  # the action is the policy's raw output
+def test_the_environment_passes_gymnasiums_own_checker(problem: Problem) -> None:
+    check_env(gymnasium.make(ENV_ID, problem=problem).unwrapped, skip_render_check=True)
+
+
+def test_one_seed_is_one_history_and_another_seed_another(problem: Problem) -> None:
+    def played(seed: int) -> np.ndarray:
+        env = gymnasium.make(ENV_ID, problem=problem).unwrapped
+        seen = [env.reset(seed=seed)[0]]
+        seen += [env.step(np.zeros(5, np.float32))[0] for _ in range(20)]
+        return np.stack(seen)
+
+    assert np.array_equal(played(7), played(7))
+    assert not np.array_equal(played(7), played(8))
+
+
+def test_the_vector_face_gives_the_last_observation_of_a_finished_episode_and_goes_on(problem: Problem) -> None:
+    envs = gymnasium.make_vec(ENV_ID, num_envs=4, problem=problem)
+    observation, _ = envs.reset(seed=1)
+    assert observation.shape == (4, problem.layout.size) == envs.observation_space.shape
+    ended = np.zeros(4, dtype=bool)
+    for _ in range(problem.max_episode_bars + 1):
+        observation, reward, terminated, truncated, infos = envs.step(np.zeros((4, 5), np.float32))
+        over = terminated | truncated
+        assert reward.shape == (4,) and np.isfinite(reward).all()
+        if over.any():
+            assert (infos["_final_obs"] == over).all()
+            first = int(np.flatnonzero(over)[0])
+            assert not np.array_equal(infos["final_obs"][first], observation[first])
+        ended |= over
+    assert ended.all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_whatever_the_actions_no_account_goes_below_zero_and_costs_are_paid(seed: int) -> None:
+    spec = preset("stationary", tickers=TICKERS, timeframe_s=3600)
+    made = Problem.of(random_bars(seed % 50, n_bars=700), spec, costs=COSTS, limits=LIMITS, rules=RULES)
+    env = made.batched(groups=3, accounts_per_group=4, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(60):
+        raw = 3.0 * torch.randn((3, 4, 5), generator=generator)
+        result = env.step(raw)
+        assert (env.cash >= 0).all() and (env.quantity >= 0).all()
+        assert torch.isfinite(result.reward).all()
+        assert ((result.turnover >= 0) & (result.drawdown >= 0)).all()
+
+
+def test_an_account_of_the_environment_ends_where_the_exact_ledger_ends(problem: Problem) -> None:
+    """The same raw outputs through the batched environment and through the ledger that evaluation and trading use."""
+    env = problem.batched(groups=1, accounts_per_group=1, seed=3)
+    env.cash[:], env.quantity[:] = 10_000.0, 0.0
+    env.peak[:], env.since_trade[:] = 10_000.0, 0.0
+    env.fee[:] = COSTS.fee
+    bars = random_bars(4, n_bars=1800)
+    bars = bars.slice(bars.n_bars - problem.market.n_bars, bars.n_bars)
+    k = int(env.bar[0])
+    ledger = Ledger.opened(TICKERS, 10_000.0)
+    rng = np.random.default_rng(0)
+    for step in range(100):
+        raw = rng.normal(size=5)
+        env.step(torch.as_tensor(raw).reshape(1, 1, -1))
+        target = target_weights(raw, ledger.weights(bars.close[k + step]), LIMITS)
+        orders = plan_orders(ledger, target, bars.close[k + step], RULES)
+        fills = simulate_fills(ledger, orders, bars.slice(k + step + 1, k + step + 2), COSTS, RULES)
+        ledger = ledger.book(fills).marked(bars.close[k + step + 1])
+    worth = float(equity(env.cash, env.quantity, torch.as_tensor(bars.close[k + 100]))[0, 0])
+    assert worth == pytest.approx(float(ledger.equity(bars.close[k + 100])), rel=1e-9)
+    assert worth < 10_000.0 * 1.5
+
+
+def test_a_share_of_the_fee_scales_what_trading_costs(problem: Problem) -> None:
+    def after(share: float) -> float:
+        env = problem.batched(groups=1, accounts_per_group=1, seed=3)
+        env.fee_share = share
+        env.cash[:], env.quantity[:], env.fee[:] = 10_000.0, 0.0, COSTS.fee
+        for _ in range(30):
+            env.step(torch.tensor([[[3.0, 0.0, -3.0, -5.0, 5.0]]]))
+            env.step(torch.tensor([[[-3.0, 0.0, 3.0, -5.0, 5.0]]]))
+        return float(equity(env.cash, env.quantity, env.market.close[env.bar][:, None])[0, 0])
+
+    assert after(0.0) > after(0.5) > after(1.0) > 0
+
+
+def test_ruin_terminates_and_the_end_of_the_window_truncates(problem: Problem) -> None:
+    env = problem.batched(groups=2, accounts_per_group=2, seed=3)
+    env.cash[0, 0], env.quantity[0, 0] = 1.0, 0.0
+    env.end[:] = env.bar + 2
+    first = env.step(torch.zeros((2, 2, 5)))
+    assert first.terminated.tolist() == [[True, False], [False, False]]
+    assert not first.truncated.any()
+    assert float(env.cash[0, 0]) > 1.0  # reopened
+    assert env.step(torch.zeros((2, 2, 5))).truncated.all()
+
+
+def test_an_episode_never_reads_past_the_last_bar() -> None:
+    spec = preset("stationary", tickers=TICKERS, timeframe_s=3600)
+    made = Problem.of(random_bars(6, n_bars=460), spec, costs=COSTS, limits=LIMITS, rules=RULES)
+    env: BatchedPortfolioEnv = made.batched(groups=8, accounts_per_group=1, seed=0)
+    for _ in range(400):
+        env.step(torch.zeros((8, 1, 5)))
+        assert (env.bar < made.market.n_bars).all() and (env.end < made.market.n_bars).all()

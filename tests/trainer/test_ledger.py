@@ -1,0 +1,93 @@
+"""The records nobody can edit quietly: every trial ever started, and every look at the hold-out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from world import random_bars
+
+from daemon.child.config import parse
+from daemon.child.market import feature_spec
+from features.errors import DataError
+from trainer.dataset import Dataset
+from trainer.holdout import HoldoutToken, holdout_ledger
+from trainer.ledger import TrialLedger
+
+
+def started(ledger: TrialLedger, number: int) -> None:
+    ledger.started(study="s", number=number, data_sha256="d", parameters={"x": number}, at_utc="2026-01-01")
+
+
+def test_the_number_of_trials_counts_failed_and_repeated_ones_over_all_studies(tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path / "ledger.jsonl")
+    for number in (0, 1, 1):
+        started(ledger, number)
+    ledger.started(study="another", number=0, data_sha256="d", parameters={}, at_utc="2026-01-01")
+    ledger.ended(study="s", number=0, score=1.0, sharpe=0.01, failure=None)
+    ledger.ended(study="s", number=1, score=None, sharpe=None, failure="diverged")
+    assert ledger.count() == 4
+    assert ledger.sharpes() == [0.01]
+
+
+@pytest.mark.parametrize("damage", ["altered", "removed", "reordered"])
+def test_a_ledger_that_was_touched_names_the_first_bad_record(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = TrialLedger(path)
+    for number in range(4):
+        started(ledger, number)
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "altered":
+        record = json.loads(lines[1])
+        body = {k: v for k, v in record.items() if k != "crc"} | {"number": 99}
+        from daemon.child.files import append_jsonl
+
+        path.write_text(lines[0])
+        append_jsonl(path, body)  # a valid line, but not the one that was linked
+        with path.open("a") as out:
+            out.writelines(lines[2:])
+    elif damage == "removed":
+        path.write_text("".join(lines[:1] + lines[2:]))
+    else:
+        path.write_text("".join([lines[0], lines[2], lines[1], lines[3]]))
+    with pytest.raises(DataError, match="record 2 was altered, removed or reordered"):
+        ledger.count()
+
+
+def test_several_processes_append_to_one_unbroken_chain(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from trainer.ledger import TrialLedger\n"
+        "for i in range(25): TrialLedger(Path(sys.argv[1])).started("
+        "study=sys.argv[2], number=i, data_sha256='d', parameters={}, at_utc='t')"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "ledger.jsonl"), name]) for name in ("a", "b", "c")
+    ]
+    assert [w.wait(60) for w in writers] == [0, 0, 0]
+    assert TrialLedger(tmp_path / "ledger.jsonl").count() == 75
+
+
+def test_the_holdout_is_read_only_against_a_ledgered_opening_and_never_twice_for_one_artifact(tmp_path: Path) -> None:
+    config = parse(
+        {
+            "market": {"tickers": ["BTC", "ETH", "LTC"]},
+            "data": {"embargo_bars": 10, "n_folds": 2, "holdout_share": 0.3, "judge_start_utc": "", "end_utc": ""},
+        }
+    )
+    bars = random_bars(2, n_bars=3000)
+    spec = feature_spec(config)
+    dataset = Dataset(everything=bars, spec=spec, config=config, source_name="test")
+    assert dataset.bars.n_bars == dataset.roles.development.stop < dataset.roles.holdout.start
+    ledger = holdout_ledger(tmp_path)
+    forged = HoldoutToken(opening=1, entry="f" * 64, ledger=ledger)
+    with pytest.raises(DataError, match="not opened in the ledger"):
+        dataset.with_holdout(forged)
+    token = ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
+    everything, window = dataset.with_holdout(token)
+    assert window == dataset.roles.holdout
+    assert np.array_equal(everything.close, bars.close)
+    with pytest.raises(DataError, match="already judged"):
+        ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
+    assert ledger.open(artifact="b" * 64, data_sha256="d", who="test", at_utc="t").opening == 2  # and it is charged
