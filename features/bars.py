@@ -185,6 +185,18 @@ def bars_from_candles(candles: pd.DataFrame, *, tickers: Sequence[str], timefram
     return _filled_forward(raw, grid, tuple(tickers), timeframe_s)
 
 
+def candles_from_bars(bars: Bars) -> pd.DataFrame:
+    """The true candles of `bars`, without the filled ones: what `bars_from_candles` reads back."""
+    true_rows = ~bars.filled
+    k, i = np.nonzero(true_rows)
+    table: dict[str, object] = {
+        "time": pd.to_datetime(bars.close_time_s[k] - bars.timeframe_s, unit="s", utc=True),
+        "ticker": np.array(bars.tickers)[i],
+    }
+    table |= {name: getattr(bars, name)[true_rows] for name in (*PRICE_COLUMNS, "volume")}
+    return pd.DataFrame(table)
+
+
 def _filled_forward(raw: dict[str, Float], grid: NDArray[np.int64], tickers: tuple[str, ...], timeframe_s: int) -> Bars:
     filled = np.isnan(raw["close"])
     close = pd.DataFrame(raw["close"]).ffill().to_numpy()

@@ -10,7 +10,6 @@ from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
 from daemon.child.files import Lock
 from daemon.child.logs import configure_logging, get_logger
-from daemon.child.market import costs, venue_rules
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
@@ -59,10 +58,10 @@ def verify(_: Config, arguments: argparse.Namespace) -> int:
     return 78 if result.mismatches else 0
 
 
-def report(config: Config, arguments: argparse.Namespace) -> int:
+def report(_: Config, arguments: argparse.Namespace) -> int:
     """Paper equity beside the baselines on the same bars."""
     journal = Journal(arguments.state_dir / "paper" / "journal.db", read_only=True)
-    lines = reporting.lines(journal, costs(config), venue_rules(config, arguments.state_dir))
+    lines = reporting.lines(journal)
     print(json.dumps([asdict(x) for x in lines]) if arguments.json else reporting.text(lines))
     return 0
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from features.bars import Bars, empty_bars
+from features.costs import Costs
 from features.decision import Decision
 from features.errors import DataError
 from features.ledger import Fill, Ledger
+from features.venue_rules import VenueRules
 
 SCHEMA = 1
 _TABLES = """
@@ -71,6 +73,11 @@ class Journal:
 
     def meta(self) -> dict[str, str]:
         return dict(self._connection.execute("SELECT key, value FROM meta"))
+
+    def terms(self) -> tuple[Costs, VenueRules]:
+        """What trading costs on this account and what the venue allows, as they stood when it was opened."""
+        meta = self.meta()
+        return Costs(**json.loads(meta["costs"])), VenueRules.from_dict(json.loads(meta["venue_rules"]))
 
     def begin(self, meta: Mapping[str, str], history: Bars, opening: Ledger) -> None:
         """The first transaction of a journal: what it trades, the history its features begin with, the account."""

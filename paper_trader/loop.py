@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.files import write_atomic
-from daemon.child.market import bar_source, costs, feature_spec, venue_rules
+from daemon.child.market import bar_source, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, epoch_s, utc_text
 from features.decision import Decider, MarketWindow
@@ -20,6 +20,7 @@ from features.errors import ConfigurationError, DataError
 from features.ledger import Ledger, plan_orders
 from features.pipeline import FeatureRows, FeatureStream, compute
 from features.sources.base import BarSource
+from features.sources.errors import MarketUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import Holding, load_holding
 from paper_trader.journal import Journal
@@ -32,6 +33,7 @@ EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forg
 PARITY_EVERY_BARS = 24
 STATUS_EVERY_S = 0.2
 POLL_S = 0.25
+OUTAGE_RETRY_S = 15.0
 
 
 class Trader:
@@ -47,7 +49,7 @@ class Trader:
         self._window: MarketWindow | None = None
         self._market_now: NDArray[np.float32] | None = None
         self._pointer_stamp_ns = -1
-        self._mismatches, self._status_due_s = 0, 0.0
+        self._mismatches, self._status_due_s, self._pulses = 0, 0.0, 0
 
     def run(self) -> None:
         """Until a stop is asked for, or a replay has reached its last bar."""
@@ -64,8 +66,12 @@ class Trader:
 
     def _open(self) -> None:
         self._spec = feature_spec(self.config)
-        self._source: BarSource = bar_source(self.config, lambda: self.clock.now_utc().timestamp())
+        self._source: BarSource = bar_source(
+            self.config, self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
+        )
         self._replay = self.config.paper.clock == "replay"
+        store_venue_rules(self._source, self.state_dir)
+        self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = Journal(self.state_dir / "paper" / "journal.db")
         meta = self._journal.meta()
         if not meta:
@@ -75,8 +81,7 @@ class Trader:
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
         self._broker = SimulatedBroker(
-            self.state_dir / "paper" / "broker.db", costs=costs(self.config),
-            rules=venue_rules(self.config, self.state_dir), opened_s=self._start_s,
+            self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )  # fmt: skip
         bars = self._journal.bars()
@@ -110,6 +115,7 @@ class Trader:
         meta = {
             "tickers": json.dumps(self._spec.tickers), "timeframe_s": str(timeframe_s), "start_s": str(start_s),
             "fingerprint": self._spec.fingerprint, "source": self._source.name,
+            "costs": json.dumps(self._costs.to_dict()), "venue_rules": json.dumps(self._rules.to_dict()),
         }  # fmt: skip
         self._journal.begin(meta, history, Ledger.opened(self._spec.tickers, self.config.account.initial_cash))
         self.crash_point("begun")
@@ -121,19 +127,23 @@ class Trader:
                 "the paper journal was begun with another feature spec",
                 hint="keep market.tickers and [features] as they were, or move the paper/ directory away",
             )
+        for name, now in (("costs", self._costs.to_dict()), ("venue_rules", self._rules.to_dict())):
+            if json.loads(meta[name]) != now:
+                raise ConfigurationError(
+                    f"the paper journal was begun with other {name}: {meta[name]}, now {json.dumps(now)}",
+                    hint="one account has one cost model; put it back, or move the paper/ directory away",
+                )
 
     # the loop --------------------------------------------------------------------------------------------------
 
     def _wait_for_policy(self) -> bool:
         """False when stopped first. Until the first judgement the trader waits, or holds cash, as configured."""
-        polls = 0
         while not self.should_stop():
             self._load_policy()
             if self._holding is not None or self.config.paper.start_without_champion:
                 self.progress.ready()
                 return True
-            polls += 1
-            self.progress.beat(done=polls, unit="polls", note="waiting for the first judgement")
+            self._pulse("waiting for the first judgement")
             self._write_status()
             self.clock.sleep(POLL_S)
         return False
@@ -141,10 +151,14 @@ class Trader:
     def _trade(self) -> None:
         self._finish_interrupted_bar()
         pace_s = 1.0 / self.config.paper.replay_bars_per_s if self.config.paper.replay_bars_per_s > 0 else 0.0
-        polls = 0
         while not self.should_stop():
             began_s = self.clock.monotonic_s()
-            bars = self._next_bars()
+            try:
+                bars = self._next_bars()
+            except MarketUnavailable as error:  # nothing was lost: the bars are read when the market is back
+                self.log.warning("trader.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
+                continue
             for k in range(bars.n_bars):
                 self._load_policy()
                 # of several bars that closed meanwhile only the newest may be traded on
@@ -154,8 +168,7 @@ class Trader:
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
-            polls += 1
-            self.progress.beat(done=self._processed * 1_000_000 + polls, unit="bars", note=self._note())
+            self._pulse(self._note())
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
                 self.clock.sleep(wait_s)
@@ -178,7 +191,7 @@ class Trader:
         self._recent = [*self._recent, row][-self._spec.stack_bars :]
         market = None if self._window is None else self._window.push(row)
         self._decide_if_allowed(bar, market, fresh=fresh)
-        self.progress.beat(done=self._processed * 1_000_000, unit="bars", note=self._note())
+        self._pulse(self._note())
         self._write_status()
 
     def _decide_if_allowed(self, bar: Bars, market: NDArray[np.float32] | None, *, fresh: bool) -> None:
@@ -208,7 +221,7 @@ class Trader:
                 self._mismatches += 1
                 self._feed(Fault(reason=f"parity: {text}"))
                 return
-        orders = plan_orders(self._account, np.array(decision.target), bar.close[0], holding.artifact.venue_rules)
+        orders = plan_orders(self._account, np.array(decision.target), bar.close[0], self._rules)
         wanted = intents(orders, account=ACCOUNT, artifact=holding.artifact_id, close_time_s=bar.last_close_s)
         self._journal.decide(decision, holding.artifact_id, wanted)
         self.crash_point("decided")
@@ -259,6 +272,18 @@ class Trader:
                 self._journal.halt(effect.reason)
                 self.log.error("trader.halted", reason=effect.reason)
         return effects
+
+    def _pulse(self, note: str) -> None:
+        self._pulses += 1
+        self.progress.beat(done=self._pulses, unit="steps", note=note)
+
+    def _wait(self, seconds: float) -> None:
+        """Until the time is over or a stop is asked for, seen alive all the while."""
+        until_s = self.clock.monotonic_s() + seconds
+        while not self.should_stop() and self.clock.monotonic_s() < until_s:
+            self._pulse("the market does not answer")
+            self._write_status()
+            self.clock.sleep(min(1.0, until_s - self.clock.monotonic_s()))
 
     def _note(self) -> str:
         worth = float(self._account.equity(self._close))

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,15 +55,15 @@ def verify(journal: Journal, artifacts: Path, *, beat: Callable[[int], None] = l
     stored = {d.close_time_s: (artifact, d) for artifact, d in journal.decisions()}
     rederivers: dict[str, Rederiver] = {}
     mismatches: list[str] = []
+    costs, rules = journal.terms()
     (_, account, _), fills = marks[0], []
-    pending: tuple[PolicyArtifact, tuple[tuple[str, Any], ...]] | None = None
+    orders: tuple[tuple[str, Decimal], ...] = ()
     for n, (close_time_s, marked, equity) in enumerate(marks):
         k = bars.index_of(close_time_s)
         if n > 0:
-            done = () if pending is None else _fills(account, pending, bars.slice(k, k + 1))
+            done = simulate_fills(account, orders, bars.slice(k, k + 1), costs, rules)
             fills += list(done)
-            account = account.book(done).marked(bars.close[k])
-            pending = None
+            account, orders = account.book(done).marked(bars.close[k]), ()
         if ledger_record(account) != ledger_record(marked) or account.equity(bars.close[k]) != equity:
             mismatches.append(f"{utc_text(close_time_s)}: the account is not what its orders and fills make it")
             account = marked  # go on from the stored account, so that one fault is not reported at every later bar
@@ -74,15 +74,8 @@ def verify(journal: Journal, artifacts: Path, *, beat: Callable[[int], None] = l
             again = rederivers[artifact_id].decision(close_time_s, account)
             if text := difference(decision, again):
                 mismatches.append(text)
-            policy = rederivers[artifact_id].artifact
-            orders = plan_orders(account, np.array(again.target), bars.close[k], policy.venue_rules)
-            pending = (policy, orders)
+            orders = plan_orders(account, np.array(again.target), bars.close[k], rules)
         beat(n)
     if [*fills] != journal.fills():
         mismatches.append(f"{len(fills)} fills re-derived, {len(journal.fills())} stored, or they differ")
     return Verification(decisions=len(stored), marks=len(marks), fills=len(fills), mismatches=tuple(mismatches))
-
-
-def _fills(account: Ledger, pending: tuple[PolicyArtifact, tuple[tuple[str, Any], ...]], bar: Bars) -> tuple[Any, ...]:
-    policy, orders = pending
-    return simulate_fills(account, orders, bar, policy.costs, policy.venue_rules)

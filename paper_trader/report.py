@@ -24,8 +24,9 @@ class Line:
     fees: float
 
 
-def lines(journal: Journal, costs: Costs, rules: VenueRules) -> list[Line]:
-    """The paper account first, then the baselines over the same bars."""
+def lines(journal: Journal) -> list[Line]:
+    """The paper account first, then the baselines over the same bars at the same costs."""
+    costs, rules = journal.terms()
     marks, bars = journal.marks(), journal.bars()
     own = bars.slice(bars.index_of(marks[0][0]), bars.n_bars)
     opening = marks[0][1]

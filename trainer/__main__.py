@@ -1,6 +1,7 @@
 """`python -m trainer VERB`: work, judge, trials, export."""
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -42,8 +43,10 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         torch.set_num_threads(config.daemon.torch_threads)
-        progress.beat(done=0, unit="steps", note="loading data")
-        dataset = load_dataset(config, now_s=lambda: clock.now_utc().timestamp())
+        reads = itertools.count()
+        dataset = load_dataset(
+            config, state_dir, clock, beat=lambda: progress.beat(done=next(reads), unit="reads", note="loading data")
+        )
         worker = Worker(
             config=config, state_dir=state_dir, name=name, dataset=dataset, clock=clock, progress=progress,
             log=get_logger(), should_stop=lambda: stop.requested,
@@ -60,7 +63,7 @@ def judge(config: Config, arguments: argparse.Namespace) -> int:
 
     clock, progress = SystemClock(), Progress.from_environment()
     configure_logging(component="trainer", child="judge", path=arguments.state_dir / "logs" / "judge.jsonl")
-    dataset = load_dataset(config, now_s=lambda: clock.now_utc().timestamp())
+    dataset = load_dataset(config, arguments.state_dir, clock)
     judgement = Judge(
         config=config, state_dir=arguments.state_dir, dataset=dataset, clock=clock,
         beat=lambda note: progress.beat(done=0, unit="judge", note=note),

@@ -1,5 +1,6 @@
 """From configuration to data: one market, its features, and who may read which part of it."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,17 +10,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import bar_source, costs, feature_spec, limits, venue_rules
-from features.bars import Bars, epoch_s
+from daemon.child.files import AlreadyRunning, Lock, write_atomic
+from daemon.child.market import bar_source, costs, feature_spec, limits, store_venue_rules, venue_rules
+from features.bars import Bars, candles_from_bars, epoch_s
 from features.errors import ConfigurationError
 from features.observation import market_block
 from features.pipeline import FeatureRows, compute
 from features.scaling import Scaler
+from features.sources.base import BarSource
+from features.sources.recorded import RecordedSource
 from features.spec import FeatureSpec
 from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
 from trainer.splits import Fold, Roles, roles, walk_forward
+
+SNAPSHOT_POLL_S = 1.0
 
 
 class Dataset:
@@ -87,17 +94,45 @@ def settings_text(config: Config) -> str:
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 
 
-def load_dataset(config: Config, *, now_s: Callable[[], float]) -> Dataset:
-    """Fetch all bars of the configured source and lay out the roles; ConfigurationError when there are too few."""
+def load_dataset(
+    config: Config, state_dir: Path, clock: Clock, *, beat: Callable[[], None] = lambda: None
+) -> Dataset:  # fmt: skip
+    """All bars of the configured source with their roles; ConfigurationError when there are too few."""
     spec = feature_spec(config)
-    source = bar_source(config, now_s)
-    bars = source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
+    source = bar_source(config, clock, beat=beat)
+    store_venue_rules(source, state_dir)
+    if config.market.source == "ccxt":
+        source = _snapshot(config, source, state_dir, clock, beat)
+    bars = _all_bars(source, spec)
     if bars.n_bars < 4 * spec.warmup_bars:
         raise ConfigurationError(
             f"{bars.n_bars} bars from {source.name}, at least {4 * spec.warmup_bars} are needed to train and judge",
             hint="raise simulation.bars or market.history_bars, or give a longer file",
         )
     return Dataset(everything=bars, spec=spec, config=config, source_name=source.name)
+
+
+def _snapshot(
+    config: Config, live: BarSource, state_dir: Path, clock: Clock, beat: Callable[[], None]
+) -> BarSource:  # fmt: skip
+    """What a live market had shown when the study began: all its workers, and their restarts, read the same bars."""
+    path = state_dir / "market" / f"{config.study.name}.parquet"
+    while not path.exists():
+        try:
+            with Lock(state_dir / "run" / "snapshot.lock"):
+                if not path.exists():
+                    candles = candles_from_bars(_all_bars(live, feature_spec(config)))
+                    buffer = io.BytesIO()
+                    candles.to_parquet(buffer, index=False)
+                    write_atomic(path, buffer.getvalue())
+        except AlreadyRunning:  # another worker is fetching
+            beat()
+            clock.sleep(SNAPSHOT_POLL_S)
+    return RecordedSource(path=path, tickers=config.market.tickers, timeframe_s=config.market.timeframe_s)
+
+
+def _all_bars(source: BarSource, spec: FeatureSpec) -> Bars:
+    return source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
 
 
 def arena(config: Config, state_dir: Path) -> Arena:

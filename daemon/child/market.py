@@ -4,13 +4,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.files import Lock, write_atomic
 from features.allocation import Limits
 from features.costs import Costs
 from features.sources import open_source
 from features.sources.base import BarSource
+from features.sources.errors import MarketUnavailable
 from features.spec import FeatureSpec, preset
 from features.venue_rules import VenueRules
+
+LONGEST_NAP_S = 2.0  # a waiting child is still seen alive, and stops when told
 
 
 def feature_spec(config: Config) -> FeatureSpec:
@@ -21,14 +26,29 @@ def feature_spec(config: Config) -> FeatureSpec:
     )  # fmt: skip
 
 
-def bar_source(config: Config, now_s: Callable[[], float]) -> BarSource:
-    """The configured source; `now_s` is the wall clock in UTC epoch seconds, which live sources ask."""
+def bar_source(
+    config: Config, clock: Clock, *, beat: Callable[[], None] = lambda: None, should_stop: Callable[[], bool] = lambda: False
+) -> BarSource:  # fmt: skip
+    """The configured source. `beat` is called while a live source works or waits, at least every few seconds.
+
+    A stop that is asked for while it waits raises MarketUnavailable.
+    """
+
+    def sleep(seconds: float) -> None:
+        until_s = clock.monotonic_s() + seconds
+        while (left_s := until_s - clock.monotonic_s()) > 0:
+            if should_stop():
+                raise MarketUnavailable("a stop was asked for while waiting for the market")
+            beat()
+            clock.sleep(min(left_s, LONGEST_NAP_S))
+
     market, simulation = config.market, config.simulation
     return open_source(
         source=market.source, exchange=market.exchange, quote=market.quote, tickers=market.tickers,
         timeframe_s=market.timeframe_s, recorded_path=market.recorded_path, grace_s=market.grace_s,
         history_bars=market.history_bars, world=simulation.world, seed=simulation.seed, bars=simulation.bars,
-        start_utc=simulation.start_utc, oracle_sharpe=simulation.oracle_sharpe, clock_now_s=now_s,
+        start_utc=simulation.start_utc, oracle_sharpe=simulation.oracle_sharpe,
+        clock_now_s=lambda: clock.now_utc().timestamp(), sleep=sleep, beat=beat,
     )  # fmt: skip
 
 
@@ -46,8 +66,16 @@ def limits(config: Config) -> Limits:
 
 
 def venue_rules(config: Config, state_dir: Path) -> VenueRules:
-    """The rules stored beside the data, or uniform ones until a download has stored the venue's own."""
+    """The stored rules of the venue; the uniform ones before any program has read the market."""
     stored = state_dir / "market" / "venue_rules.json"
     if stored.exists():
         return VenueRules.from_dict(json.loads(stored.read_bytes()))
     return VenueRules.uniform(config.market.source, config.market.tickers)
+
+
+def store_venue_rules(source: BarSource, state_dir: Path) -> None:
+    """Write down the venue's rules, once: whoever opens the market first does it for all."""
+    stored = state_dir / "market" / "venue_rules.json"
+    with Lock(state_dir / "run" / "market.lock", wait=True):
+        if not stored.exists():
+            write_atomic(stored, json.dumps(source.venue_rules().to_dict(), indent=1).encode())

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from features.bars import Bars
+from features.venue_rules import VenueRules
 
 
 class BarSource(Protocol):
@@ -23,4 +24,8 @@ class BarSource(Protocol):
 
     def last_close_s(self) -> int:
         """Close time of the newest closed bar."""
+        ...
+
+    def venue_rules(self) -> VenueRules:
+        """Lot, tick and minimum notional of every ticker as the venue states them now."""
         ...

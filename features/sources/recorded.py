@@ -6,6 +6,7 @@ import pandas as pd
 
 from features.bars import PRICE_COLUMNS, Bars, bars_from_candles
 from features.errors import DataError
+from features.venue_rules import VenueRules
 
 COLUMNS = ("time", "ticker", *PRICE_COLUMNS, "volume")
 MOST_FILLED_SHARE = 0.5  # above this the timeframe is wrong: hourly candles on a 15-minute grid fill 75 %
@@ -28,6 +29,10 @@ class RecordedSource:
 
     def first_close_s(self) -> int:
         return self._loaded().first_close_s
+
+    def venue_rules(self) -> VenueRules:
+        """The same everywhere: a file of candles names no venue."""
+        return VenueRules.uniform("recorded", self._tickers)
 
     def last_close_s(self) -> int:
         return self._loaded().last_close_s

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from features.bars import Bars
 from features.errors import ConfigurationError
 from features.sources.planted import YEAR_S, returns_with_signal, signal_strength
+from features.venue_rules import VenueRules
 
 Float = NDArray[np.float64]
 World = Literal["sv", "null", "planted"]
@@ -294,6 +295,9 @@ class SimulatedSource:
 
     def first_close_s(self) -> int:
         return self._start_s + self._timeframe_s
+
+    def venue_rules(self) -> VenueRules:
+        return VenueRules.uniform("simulated", self._tickers)
 
     def last_close_s(self) -> int:
         return self._start_s + self._n_bars * self._timeframe_s
