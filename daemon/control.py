@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ class DaemonDown(CappuccinoError):
     exit_code = 4
 
 
+class NotAnswering(CappuccinoError):
+    """Somebody holds the control socket and says nothing."""
+
+    exit_code = 3
+
+
 def socket_path(state_dir: Path) -> Path:
     return state_dir / "run" / "control.sock"
 
@@ -34,7 +40,8 @@ def listen(path: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     old = os.umask(0o117)
     try:
-        server.bind(_short(path))
+        with _short(path) as name:
+            server.bind(name)
     finally:
         os.umask(old)
     server.listen(16)
@@ -66,13 +73,14 @@ def ask(state_dir: Path, verb: str, **arguments: Any) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TIMEOUT_S)
         try:
-            client.connect(_short(path))
+            with _short(path) as name:
+                client.connect(name)
             client.sendall(_line({"verb": verb, "protocol": PROTOCOL, **arguments}))
             reply: dict[str, Any] = json.loads(_read_line(client))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise DaemonDown(f"no daemon answers at {path}", hint="start it with cappuccinoctl run") from error
         except (OSError, ValueError) as error:
-            raise CappuccinoError(f"the daemon at {path} does not answer: {error}") from error
+            raise NotAnswering(f"the daemon at {path} does not answer: {error}") from error
     if "error" in reply:
         raise CappuccinoError(str(reply["error"]))
     return reply
@@ -97,9 +105,14 @@ def _read_line(connection: socket.socket) -> bytes:
     return data.split(b"\n", 1)[0]
 
 
-def _short(path: Path) -> str:
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
     """A name for a socket path over the 107 bytes the kernel allows, through this process's own descriptor table."""
     if len(os.fsencode(path)) <= 107:
-        return str(path)
+        yield str(path)
+        return
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{directory}/{path.name}"
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

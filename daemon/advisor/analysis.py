@@ -21,6 +21,7 @@ LARGE_DELTA = 0.33  # Romano et al. 2006: medium effect
 SMALL_DELTA = 0.147
 EQUIVALENT_MIN_PER_GROUP = 60
 EDGE_SHARE = 0.02  # of the range, at either end
+EDGE_P = 0.001
 RESAMPLES = 400
 
 Verdict = Literal["matters", "range too narrow", "equivalent", "no evidence", "insufficient data"]
@@ -223,15 +224,20 @@ def _permutation_p(codes: Sequence[int], top: NDArray[np.bool_], rng: np.random.
 
 
 def _edge(scaled_top: Float, bound: Bounds) -> str:
-    """Which bound the top group crowds: its share there is over five times what an even spread would put there."""
+    """Which bound the top group crowds: more of it lies there than an even spread would put there by chance."""
     assert bound.low is not None and bound.high is not None
     low, high = (math.log10(bound.low), math.log10(bound.high)) if bound.log else (bound.low, bound.high)
     margin = EDGE_SHARE * (high - low)
-    at_low, at_high = float((scaled_top <= low + margin).mean()), float((scaled_top >= high - margin).mean())
-    limit = max(5 * EDGE_SHARE, 0.2)
-    if max(at_low, at_high) < limit:
+    at_low, at_high = int((scaled_top <= low + margin).sum()), int((scaled_top >= high - margin).sum())
+    if _binomial_tail(max(at_low, at_high), len(scaled_top), EDGE_SHARE) >= EDGE_P:
         return ""
-    return f"{at_low:.0%} at the lower bound" if at_low >= at_high else f"{at_high:.0%} at the upper bound"
+    where, count = ("lower", at_low) if at_low >= at_high else ("upper", at_high)
+    return f"{count / len(scaled_top):.0%} at the {where} bound"
+
+
+def _binomial_tail(k: int, n: int, p: float) -> float:
+    """P(X ≥ k) of n draws."""
+    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
 
 
 def _median(values: Float) -> float | None:

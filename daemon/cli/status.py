@@ -8,7 +8,6 @@ from typing import Any
 from daemon import control, status
 from daemon.cli import parser
 from daemon.cli.common import configuration
-from features.errors import CappuccinoError
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -28,18 +27,19 @@ def current(state_dir: Path) -> dict[str, Any]:
     try:
         live: dict[str, Any] = control.ask(state_dir, "status")["status"]
     except control.DaemonDown as down:
-        return {**_last(state_dir, down), "children": []}
-    except CappuccinoError:  # it holds the socket but does not answer
-        return _last(state_dir, None)
+        last = _last(state_dir, down)
+        return {**last, "children": [{**c, "state": "down", "pid": None} for c in last["children"]]}
+    except control.NotAnswering as silent:
+        return _last(state_dir, silent)
     return live
 
 
-def _last(state_dir: Path, down: control.DaemonDown | None) -> dict[str, Any]:
+def _last(state_dir: Path, why: control.DaemonDown | control.NotAnswering) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((state_dir / "status.json").read_bytes())
     except (OSError, ValueError):
-        raise down or CappuccinoError(f"no status in {state_dir}") from None
-    record["daemon"]["down" if down else "stale"] = True
+        raise why from None
+    record["daemon"]["down" if isinstance(why, control.DaemonDown) else "stale"] = True
     age = datetime.now(UTC) - datetime.fromisoformat(record["daemon"]["written_utc"])  # noqa: TID251  shown, not decided on
     record["daemon"]["age_s"] = round(age.total_seconds(), 1)
     return record

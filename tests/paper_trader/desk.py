@@ -57,7 +57,11 @@ def artifact(config: Config, spec: FeatureSpec | None = None, *, seed: int = 1) 
 
 def promote(state_dir: Path, policy: PolicyArtifact) -> str:
     name = policy.save(state_dir / "artifacts").name
-    write_atomic(state_dir / "champion.json", json.dumps({"champion": name, "holds": name, "history": []}).encode())
+    pointer = {
+        "champion": name, "holds": name, "study": "desk", "trial": 0, "decided_utc": "2021-02-20T00:00:00+00:00",
+        "reason": "put there by a test", "gates": [], "history": [],
+    }  # fmt: skip
+    write_atomic(state_dir / "champion.json", json.dumps(pointer).encode())
     return name
 
 
