@@ -1,0 +1,124 @@
+"""A worker on a real study: each trial ends in one state with its reason, and nothing half-done has a score."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemon.child.clock import SystemClock
+from daemon.child.config import Config, parse
+from daemon.child.files import Lock
+from daemon.child.logs import get_logger
+from daemon.child.progress import Progress
+from features.artifact import PolicyArtifact
+from trainer import ppo
+from trainer.dataset import load_dataset
+from trainer.evaluate import run_policy
+from trainer.ledger import TrialLedger
+from trainer.score import excess_t
+from trainer.worker import Worker
+
+
+def settings(**study: Any) -> Config:
+    return parse({
+        "market": {"source": "simulated", "tickers": ["BTC", "ETH", "LTC"]},
+        "simulation": {"world": "sv", "seed": 3, "bars": 3600},
+        "data": {"n_folds": 2, "embargo_bars": 24, "holdout_share": 0.3, "judge_start_utc": "2021-04-01T00:00:00Z"},
+        "study": {"name": "s", "target_trials": 2, "train_steps": 8000, "accounts": 16, **study},
+        "promotion": {"automatic": False},
+    })  # fmt: skip
+
+
+def worker(state_dir: Path, config: Config, *, should_stop: Any = lambda: False) -> Worker:
+    clock = SystemClock()
+    return Worker(
+        config=config, state_dir=state_dir, name="worker-0", dataset=load_dataset(config, state_dir, clock), clock=clock,
+        progress=Progress(None), log=get_logger(), should_stop=should_stop,
+    )  # fmt: skip
+
+
+def records(state_dir: Path) -> list[dict[str, Any]]:
+    found = [json.loads(p.read_bytes()) for p in (state_dir / "trials" / "s").glob("*/trial.json")]
+    return sorted(found, key=lambda r: r["number"])
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    state_dir = tmp_path_factory.mktemp("worked")
+    with Lock(state_dir / "run" / "worker-0.lock"):
+        assert worker(state_dir, settings()).run()
+    return state_dir
+
+
+def test_exactly_the_target_is_run_and_each_trial_is_on_record_everywhere(worked: Path) -> None:
+    assert [r["state"] for r in records(worked)] == ["COMPLETE", "COMPLETE"]
+    ledger = TrialLedger(worked / "ledger.jsonl")
+    assert ledger.count() == 2 and len(ledger.sharpes()) == 2
+    db = sqlite3.connect(f"file:{worked / 'study.db'}?mode=ro", uri=True)
+    assert db.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (2,)
+    db.close()
+
+
+def test_the_first_trial_is_the_default_configuration(worked: Path) -> None:
+    from trainer.space import Hyperparameters
+
+    assert records(worked)[0]["parameters"] == Hyperparameters().to_dict()
+
+
+def test_the_saved_policy_is_the_judged_one_and_the_score_can_be_computed_again_from_disk(worked: Path) -> None:
+    """Lessons: what was evaluated was not what was deployed."""
+    config = settings()
+    judged = worker(worked, config)
+    for record in records(worked):
+        members = [PolicyArtifact.load(worked / "artifacts" / a) for a in record["fold_artifacts"]]
+        assert record["artifact"] == record["fold_artifacts"][-1]
+        runs = [
+            run_policy("again", m, judged.dataset.bars, judged.dataset.rows, f.validate, judged.arena)
+            for m, f in zip(members, judged.dataset.folds, strict=True)
+        ]
+        returns = np.concatenate([r.returns for r in runs])
+        with np.load(worked / "trials" / "s" / str(record["number"]) / "returns.npz") as stored:
+            assert np.array_equal(stored["returns"], returns)
+        baseline = np.concatenate([b.returns for b in judged._baseline])
+        assert excess_t(returns, baseline) == record["score"]
+
+
+def test_a_trial_whose_training_diverges_or_whose_fold_raises_fails_by_name_and_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lessons: a failed fold was dropped and the trial scored on the others."""
+    real, calls = ppo.train, iter(range(100))
+
+    def failing(**arguments: Any) -> ppo.TrainedPolicy:
+        n = next(calls)
+        if n == 1:  # the second fold of the first trial
+            raise ppo.TrainingDiverged("the gradient is not finite")
+        if n == 2:
+            raise ZeroDivisionError("a bug")
+        return real(**arguments)
+
+    monkeypatch.setattr(ppo, "train", failing)
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        assert worker(tmp_path, settings(target_trials=3)).run()
+    first, second, third = records(tmp_path)
+    assert (first["state"], first["failure"], first.get("score")) == ("FAIL", "diverged", None)
+    assert (second["state"], second["failure"], second.get("score")) == ("FAIL", "error", None)
+    assert third["state"] == "COMPLETE" and np.isfinite(third["score"])
+    assert TrialLedger(tmp_path / "ledger.jsonl").count() == 3  # failed ones count too
+
+
+def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
+    polls = iter(range(10_000))
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        assert not worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 3).run()
+        assert records(tmp_path)[0]["failure"] == "stopped"
+        assert worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 0).run() is False
+
+
+def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
+    with pytest.raises(Exception, match="begun on other data or settings") as caught:
+        worker(worked, settings(train_steps=9000))
+    assert "settings" in str(caught.value)
