@@ -56,8 +56,7 @@ def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Ga
         )
         for n in names
     ]
-    adjusted = holm(p_values)
-    worst = int(np.argmax(adjusted))
+    adjusted, worst = holm(p_values), int(np.argmax(p_values))
     return Gate(
         gate="G1", what=f"beats every baseline at {comparison.fee_bps:g} bp (closest: {names[worst]})",
         value=adjusted[worst], unit="Holm-adjusted p, stationary bootstrap", threshold=f"< {HOLM_P}",
