@@ -1,4 +1,4 @@
-"""`python -m paper_trader VERB`: run, verify, report, resume."""
+"""`python -m paper_trader VERB`: run, verify, report, rearm."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = load_config(arguments.config)
-        return {"run": run, "verify": verify, "report": report, "resume": resume}[arguments.verb](config, arguments)
+        return {"run": run, "verify": verify, "report": report, "rearm": rearm}[arguments.verb](config, arguments)
     except CappuccinoError as error:
         print(f"paper_trader {arguments.verb}: {error}", file=sys.stderr)
         get_logger().error("trader.failed", verb=arguments.verb, error=str(error))
@@ -66,18 +66,18 @@ def report(_: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def resume(_: Config, arguments: argparse.Namespace) -> int:
+def rearm(_: Config, arguments: argparse.Namespace) -> int:
     """Clear a latched halt; the running trader must be restarted to see it."""
     journal = Journal(arguments.state_dir / "paper" / "journal.db")
-    journal.resume()
-    print("resumed; restart paper_trader to trade again")
+    journal.rearm()
+    print("the halt is cleared; `cappuccinoctl restart paper_trader` lets a running trader see it")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paper_trader", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, function in (("run", run), ("verify", verify), ("report", report), ("resume", resume)):
+    for name, function in (("run", run), ("verify", verify), ("report", report), ("rearm", rearm)):
         verb = verbs.add_parser(name, help=function.__doc__)
         verb.add_argument("--config", type=Path, required=True)
         verb.add_argument("--state-dir", type=Path, required=True)

@@ -192,11 +192,11 @@ class Journal:
         return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
 
     def halt(self, reason: str) -> None:
-        """Latch: only `resume` clears it, a restart does not."""
+        """Latch: only `rearm` clears it, a restart does not."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('halted', ?)", (reason,))
 
-    def resume(self) -> None:
+    def rearm(self) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM meta WHERE key = 'halted'")
 

@@ -1,6 +1,7 @@
 """When the trader may decide: `step(state, event) -> (state, effects)`, pure.
 
-IDLE (nothing to trade yet) → TRADING → HALTED. HALTED is latched: only `Resume` leaves it, a restart does not.
+IDLE (nothing to trade yet) → TRADING → HALTED. HALTED is latched in the journal: a restart does not leave it, only
+an operator does (`cappuccinoctl rearm`).
 """
 
 from dataclasses import dataclass, replace
@@ -45,14 +46,7 @@ class Fault:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """An operator looked and lets it trade again."""
-
-    by: str
-
-
-Event = BarSettled | PolicyLoaded | Fault | Resume
+Event = BarSettled | PolicyLoaded | Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +61,7 @@ class Latch:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unlatch:
-    by: str
-
-
-Effect = Decide | Latch | Unlatch
+Effect = Decide | Latch
 
 
 def step(state: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
@@ -83,8 +72,6 @@ def step(state: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
             return (replace(state, phase=Phase.TRADING) if state.phase is Phase.IDLE else state), ()
         case Fault(reason=reason):
             return _halted(state, reason)
-        case Resume(by=by):
-            return replace(state, phase=Phase.TRADING, reason=""), (Unlatch(by=by),)
         case _:
             assert_never(event)
 

@@ -15,7 +15,7 @@ STRESS_FEES_BPS = (10.0, 25.0)  # every candidate must stand at both, whatever t
 MEAN_BLOCK_BARS = 48.0  # two days: longer than the memory of hourly returns
 RESAMPLES = 1000
 HOLM_P = 0.10
-PBO_LIMIT = 0.50
+PBO_LIMIT = 0.20
 PBO_MIN_TRIALS = 8
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "export": ("program", "the artifact directory of a trial"),
     "verify": ("program", "re-derive every paper decision by the training path"),
     "report": ("program", "paper equity beside the baselines on the same bars"),
+    "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "advise": ("program", "analyse the trials now"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
 }

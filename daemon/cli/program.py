@@ -16,6 +16,7 @@ _COMMANDS = {
     "export": ("trainer", "export"),
     "verify": ("paper_trader", "verify"),
     "report": ("paper_trader", "report"),
+    "rearm": ("paper_trader", "rearm"),
     "advise": ("daemon.advisor", "--once"),
     "janitor": ("daemon.janitor", "--once"),
 }
@@ -27,6 +28,7 @@ def main(verb: str, argv: list[str]) -> int:
     config, state_dir = configuration(arguments)
     record = state_dir / "config.json"
     if not record.exists() or _changed(arguments):
+        record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted
         write_atomic(record, config.to_json().encode())
     module, *rest = _COMMANDS[verb]
     command = [sys.executable, "-P", "-m", module, *rest, "--config", str(record), "--state-dir", str(state_dir)]

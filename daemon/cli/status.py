@@ -7,13 +7,14 @@ from typing import Any
 
 from daemon import control, status
 from daemon.cli import parser
-from daemon.cli.common import configuration
 
 
 def main(verb: str, argv: list[str]) -> int:
     options = parser(verb, __doc__)
     arguments = options.parse_args(argv)
     if arguments.state_dir is None:
+        from daemon.cli.common import configuration
+
         _, state_dir = configuration(arguments)
     else:
         state_dir = arguments.state_dir

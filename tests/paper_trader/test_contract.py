@@ -138,7 +138,7 @@ def test_a_policy_with_another_scaler_is_found_at_the_first_decision(traded: Pat
     assert mismatches(traded)[0].startswith(utc_text(first[1].close_time_s))
 
 
-def test_the_kill_switch_latches_across_restarts_until_an_operator_resumes(tmp_path: Path) -> None:
+def test_the_kill_switch_latches_across_restarts_until_an_operator_rearms_it(tmp_path: Path) -> None:
     config = opened(tmp_path, max_drawdown_halt=0.01)
     trader(config, tmp_path).run()
     status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
@@ -150,7 +150,7 @@ def test_the_kill_switch_latches_across_restarts_until_an_operator_resumes(tmp_p
     status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
     assert status["state"] == "halted"
     assert books(tmp_path)["counts"]["decisions"] == decided
-    done = run(config, tmp_path, "resume")
+    done = run(config, tmp_path, "rearm")
     assert done.returncode == 0
     journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
     assert "halted" not in journal.meta()
