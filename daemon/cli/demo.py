@@ -92,12 +92,12 @@ class _Watcher:
         if fresh == self._printed and at_s < self._line_due_s:
             return
         if champion and fresh["champion"] != self._printed.get("champion"):
-            print(f"{span(at_s):>12}  judged: {champion['reason'][:150]}")
+            print(f"{span(at_s):>12}  judged: {champion['reason']}")
         self._printed, self._line_due_s = fresh, at_s + LINE_EVERY_S
         if champion is None or study["complete"] + study["failed"] < study["target"]:
             notes = [c["note"] for c in status["children"] if c["kind"] == "worker" and c["pid"] and c["note"]]
             best = f"best score {study['best']['score']:+.2f}" if study["best"] else "no score yet"
-            print(f"{span(at_s):>12}  {study['complete']}/{study['target']} trials, {best}; " + "; ".join(notes))
+            print(f"{span(at_s):>12}  " + "; ".join([f"{study['complete']}/{study['target']} trials, {best}", *notes]))
         elif paper and paper.get("total_bars"):
             print(
                 f"{span(at_s):>12}  paper bar {paper['processed_bars']}/{paper['total_bars']} {paper['last_close_utc']}, "

@@ -13,7 +13,7 @@ def test_the_fingerprint_survives_a_round_trip_and_another_process() -> None:
     spec = preset("stationary", tickers=TICKERS, timeframe_s=3600)
     assert FeatureSpec.from_dict(spec.to_dict()).fingerprint == spec.fingerprint
     code = f"from features.spec import preset as p; print(p('stationary', tickers={TICKERS!r}, timeframe_s=3600).fingerprint)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == spec.fingerprint
 
 

@@ -124,7 +124,8 @@ def test_the_tests_of_the_contract_pass_against_the_wheel(prefix: Path, elsewher
     """The suite of `features`, collected from the checkout's tests but importing the installed packages."""
     tests = elsewhere / "suite"
     tests.mkdir()
-    for name in ("features", "conftest.py", "world.py"):
+    for name in ("features", "venues", "conftest.py", "world.py"):
         (tests / name).symlink_to(ROOT / "tests" / name)
-    argv = ["-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", f"pythonpath={tests}"]
+    paths = f"pythonpath={tests} {tests / 'venues'}"
+    argv = ["-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", paths]
     run(prefix / "bin" / "python", "-P", *argv, tests / "features", cwd=elsewhere)
