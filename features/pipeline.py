@@ -1,15 +1,16 @@
 """Bars to feature rows, over history (`compute`) and bar by bar (`FeatureStream`), bit for bit the same."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.bars import Bars, utc_text
+from features.batch import BatchValues
 from features.errors import DataError
-from features.spec import FeatureDef, FeatureSpec
+from features.expressions import Expr
+from features.spec import FeatureSpec
+from features.stream import StreamValues
 
 Float = NDArray[np.float64]
 
@@ -53,25 +54,15 @@ def require_history(bars: Bars, spec: FeatureSpec) -> None:
 def compute(bars: Bars, spec: FeatureSpec) -> FeatureRows:
     """Rows for every bar from `spec.warmup_bars` on: row r describes bar `r + warmup_bars`."""
     require_history(bars, spec)
-    asset: list[Float] = []
-    shared: list[Float] = []
-    for definition in spec.features:
-        block = _batch(bars, definition)[spec.warmup_bars :]
-        (asset if definition.kind.scope == "asset" else shared).append(block)
-    n_rows = bars.n_bars - spec.warmup_bars
-    return FeatureRows(
-        close_time_s=bars.close_time_s[spec.warmup_bars :],
-        asset=np.concatenate(asset, axis=2) if asset else np.zeros((n_rows, bars.n_tickers, 0)),
-        shared=np.concatenate(shared, axis=1) if shared else np.zeros((n_rows, 0)),
-    )
-
-
-def _batch(bars: Bars, definition: FeatureDef) -> Float:
-    kind, params = definition.kind, dict(definition.params)
-    if kind.talib is not None:
-        return kind.talib.batch(bars, params)
-    assert kind.window is not None
-    return kind.window(bars, params)
+    values, warm = BatchValues(bars), spec.warmup_bars
+    blocks = []
+    for expressions, n in zip(_expressions(spec), (bars.n_tickers, 1), strict=True):
+        block = np.empty((len(expressions), n, bars.n_bars - warm))
+        for column, x in zip(block, expressions, strict=True):
+            column[:] = values.value(x)[:, warm:]
+        blocks.append(block.transpose(2, 1, 0))
+    asset, shared = blocks
+    return FeatureRows(close_time_s=bars.close_time_s[warm:], asset=asset, shared=shared[:, 0])
 
 
 class FeatureStream:
@@ -83,44 +74,33 @@ class FeatureStream:
     def __init__(self, spec: FeatureSpec, history: Bars) -> None:
         require_history(history, spec)
         self._spec = spec
-        self._window = history.slice(history.n_bars - spec.lookback_bars - 1, history.n_bars)
-        self._steps: list[tuple[FeatureDef, Callable[[Bars], Float]]] = []
-        for definition in spec.features:
-            self._steps.append((definition, self._opened(definition, history)))
+        self._last_close_s = history.last_close_s
+        asset, shared = _expressions(spec)
+        self._values = StreamValues((*asset, *shared), history)
+        self._asset = [self._values.value(x) for x in asset]
+        self._shared = [self._values.value(x) for x in shared]
 
     @property
     def last_close_s(self) -> int:
-        return self._window.last_close_s
+        return self._last_close_s
 
     def update(self, bar: Bars) -> FeatureRows:
         """The row of one more closed bar (`bar.n_bars == 1`), which must follow the last one directly."""
-        if bar.n_bars != 1 or bar.first_close_s != self.last_close_s + self._spec.timeframe_s:
+        if bar.n_bars != 1 or bar.first_close_s != self._last_close_s + self._spec.timeframe_s:
             got = utc_text(bar.first_close_s) if bar.n_bars else "nothing"
-            raise DataError(f"expected the bar after {utc_text(self.last_close_s)}, got {got}")
-        self._window = self._window.slice(1, self._window.n_bars).concat(bar)
-        asset: list[Float] = []
-        shared: list[Float] = []
-        for definition, step in self._steps:
-            (asset if definition.kind.scope == "asset" else shared).append(step(bar))
+            raise DataError(f"expected the bar after {utc_text(self._last_close_s)}, got {got}")
+        self._values.update(bar)
+        self._last_close_s = bar.last_close_s
+        asset = np.array(self._asset).T if self._asset else np.empty((bar.n_tickers, 0))
         return FeatureRows(
-            close_time_s=bar.close_time_s,
-            asset=(np.concatenate(asset, axis=1) if asset else np.zeros((bar.n_tickers, 0)))[None],
-            shared=(np.concatenate(shared) if shared else np.zeros(0))[None],
+            close_time_s=bar.close_time_s, asset=asset[None], shared=np.array([x[0] for x in self._shared])[None]
         )
 
-    def _opened(self, definition: FeatureDef, history: Bars) -> Callable[[Bars], Float]:
-        kind, params = definition.kind, dict(definition.params)
-        if kind.talib is not None:
-            call = kind.talib
-            handles: list[Any] = call.open(history, params)
-            return lambda bar: call.update(handles, bar)
-        window = kind.window
-        assert window is not None
-        needed = definition.lookback_bars + 1
 
-        def trailing(_: Bars) -> Float:
-            recent = self._window.slice(self._window.n_bars - needed, self._window.n_bars)
-            last: Float = window(recent, params)[-1]
-            return last
-
-        return trailing
+def _expressions(spec: FeatureSpec) -> tuple[list[Expr], list[Expr]]:
+    """The expressions of the asset columns and of the shared ones, in the spec's order."""
+    asset: list[Expr] = []
+    shared: list[Expr] = []
+    for definition in spec.features:
+        (asset if definition.kind.scope == "asset" else shared).extend(definition.expressions)
+    return asset, shared

@@ -70,6 +70,21 @@ class Scaler:
             shared=np.clip(shared, -CLIP, CLIP).astype(np.float32),
         )
 
+    def columns(self, spec: FeatureSpec) -> list[tuple[str, float, float]]:
+        """(column, centre, scale) in the order of the spec's asset columns, then its shared ones."""
+        names = (*spec.asset_columns, *spec.shared_columns)
+        centres, scales = self.asset_centre + self.shared_centre, self.asset_scale + self.shared_scale
+        return list(zip(names, centres, scales, strict=True))
+
+    def differences(self, other: Self, spec: FeatureSpec) -> list[str]:
+        """One line per column that is scaled otherwise; both must belong to `spec`."""
+        pairs = zip(self.columns(spec), other.columns(spec), strict=True)
+        return [
+            f"scaler of {a[0]}: centre {a[1]!r}, scale {a[2]!r} against centre {b[1]!r}, scale {b[2]!r}"
+            for a, b in pairs
+            if a != b
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -9,10 +9,12 @@ from typing import Any, Literal, Self
 import talib
 
 from features.errors import ConfigurationError, ContractMismatch
+from features.expressions import Expr
 from features.indicators import FeatureKind, kind
 
 SEMANTICS = 1  # bumped by hand whenever a feature, the observation or the action changes meaning
 Scaling = Literal["robust", "power_of_two"]
+PRESETS = ("stationary", "classic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,10 @@ class FeatureDef:
     @property
     def kind(self) -> FeatureKind:
         return kind(self.name)
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return self.kind.expressions(dict(self.params))
 
     @property
     def lookback_bars(self) -> int:
@@ -159,7 +165,7 @@ def preset(name: str, *, tickers: Sequence[str], timeframe_s: int, stack_bars: i
         features = tuple(of(n) for n in ("open", "high", "low", "close", "volume", "macd", "rsi", "cci", "dx"))
         scaling = "power_of_two"
     else:
-        raise ConfigurationError(f"unknown feature preset {name!r}", hint="choose stationary or classic")
+        raise ConfigurationError(f"unknown feature preset {name!r}", hint=f"choose {' or '.join(PRESETS)}")
     return FeatureSpec(
         tickers=tuple(tickers), timeframe_s=timeframe_s, features=features, scaling=scaling, stack_bars=stack_bars
     )

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from features.errors import CappuccinoError
 
@@ -28,6 +30,7 @@ VERBS = {
     "report": ("program", "paper equity beside the baselines on the same bars"),
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "advise": ("program", "analyse the trials now"),
+    "features": ("features", "what can be computed, what a policy sees, what differs between two"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
 }
 
@@ -48,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
@@ -61,9 +67,17 @@ def help_text() -> str:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage has its own exit code; argparse's 2 means "degraded" here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with the options every verb shares."""
-    made = argparse.ArgumentParser(prog=f"cappuccinoctl {verb}", description=description)
+    made = _Parser(prog=f"cappuccinoctl {verb}", description=description)
     made.add_argument("--config", type=Path, action="append", default=[], help="TOML file; repeat to overlay")
     made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     made.add_argument("--state-dir", type=Path, default=None)
