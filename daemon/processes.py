@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import psutil
 
-from daemon.child.files import write_atomic
 from daemon.child.progress import FD_VARIABLE
 from daemon.child.stopping import PARENT_VARIABLE
+from features.files import write_atomic
 
 LAST_OUTPUT_BYTES = 65_536
 _SIGNALS = {"term": signal.SIGTERM, "abort": signal.SIGABRT, "kill": signal.SIGKILL}

@@ -13,7 +13,6 @@ from typing import Any
 from daemon import control, processes, status
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import Lock, write_atomic
 from daemon.child.logs import configure_logging, get_logger
 from daemon.lifecycle import (
     Beat,
@@ -38,6 +37,7 @@ from daemon.lifecycle import (
 from daemon.notify import Notifier
 from daemon.processes import Process, python_module
 from features.errors import CappuccinoError
+from features.files import Lock, write_atomic
 
 MAX_SLEEP_S = 1.0  # status.json and the watchdog ping are never older than this allows
 STATUS_EVERY_S = 1.0

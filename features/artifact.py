@@ -17,6 +17,7 @@ from features.actor import Actor, PolicyKind, Weights, build_actor
 from features.allocation import Limits
 from features.costs import Costs
 from features.errors import ContractMismatch, DataError
+from features.files import sync_directory, write_atomic
 from features.observation import LAYOUT_VERSION, Layout
 from features.scaling import Scaler
 from features.spec import FeatureSpec
@@ -67,13 +68,13 @@ class PolicyArtifact:
         draft = artifacts / f".{self.artifact_id}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write_synced(draft / WEIGHTS, self._weight_bytes())
-        _write_synced(draft / MANIFEST, _canonical(self.manifest()))
+        write_atomic(draft / WEIGHTS, self._weight_bytes())
+        write_atomic(draft / MANIFEST, _canonical(self.manifest()))
         try:
             draft.rename(final)
         except OSError:  # another process saved the same content first
             shutil.rmtree(draft)
-        _sync_directory(artifacts)
+        sync_directory(artifacts)
         return final
 
     @classmethod
@@ -113,18 +114,3 @@ class PolicyArtifact:
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

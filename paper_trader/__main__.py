@@ -8,11 +8,11 @@ from pathlib import Path
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
-from daemon.child.files import Lock
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
+from features.files import Lock
 from paper_trader import report as reporting
 from paper_trader.journal import Journal
 from paper_trader.loop import Trader

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.child.files import read_json
 from features.artifact import PolicyArtifact
+from features.files import read_json
 from features.spec import FeatureSpec
 
 

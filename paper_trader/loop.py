@@ -11,12 +11,12 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import write_atomic
 from daemon.child.market import bar_source, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, epoch_s, utc_text
 from features.decision import Decider, MarketWindow
 from features.errors import ConfigurationError, DataError
+from features.files import write_atomic
 from features.ledger import Ledger, plan_orders
 from features.pipeline import FeatureRows, FeatureStream, compute
 from features.sources.base import BarSource

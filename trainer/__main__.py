@@ -10,11 +10,11 @@ import structlog
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
-from daemon.child.files import Lock
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError, ConfigurationError
+from features.files import Lock
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import AlreadyRunning, Lock, write_atomic
 from daemon.child.market import bar_source, costs, feature_spec, limits, store_venue_rules, venue_rules
 from features.bars import Bars, candles_from_bars, epoch_s
 from features.errors import ConfigurationError
+from features.files import AlreadyRunning, Lock, write_atomic
 from features.observation import market_block
 from features.pipeline import FeatureRows, compute
 from features.scaling import Scaler

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from daemon.child.files import Lock, append_jsonl, read_jsonl
 from features.errors import DataError
+from features.files import Lock, append_jsonl, read_jsonl
 
 _GENESIS = "0" * 64
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import Lock, write_atomic
 from features.actor import constant_raw
 from features.artifact import PolicyArtifact
 from features.decision import Decider, MarketWindow
 from features.errors import CappuccinoError
+from features.files import Lock, write_atomic
 from features.ledger import Ledger, plan_orders, simulate_fills
 from features.pipeline import FeatureStream, compute
 from trainer import gates

@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from daemon.child.files import Lock, write_atomic
 from features.errors import ConfigurationError
+from features.files import Lock, write_atomic
 from trainer.space import SPACE, Hyperparameters
 
 CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones

@@ -12,7 +12,7 @@ from daemon.advisor.analysis import Analysis, Bounds, Trial, analyse
 from daemon.advisor.report import markdown, summary
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import read_json, write_atomic
+from features.files import read_json, write_atomic
 
 
 class Advisor:

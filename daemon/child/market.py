@@ -6,9 +6,9 @@ from pathlib import Path
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import Lock, write_atomic
 from features.allocation import Limits
 from features.costs import Costs
+from features.files import Lock, write_atomic
 from features.sources import open_source
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable

@@ -16,11 +16,11 @@ from typing import Any
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import load_config
-from daemon.child.files import write_atomic
 from daemon.cli import parser, shipped_config
 from daemon.cli.status import current
 from daemon.status import span
 from features.errors import CappuccinoError
+from features.files import write_atomic
 
 SETTINGS = (
     "market.source=simulated", "simulation.world=planted", "simulation.seed=18", "simulation.bars=26616",

@@ -4,9 +4,9 @@ import argparse
 import subprocess
 import sys
 
-from daemon.child.files import write_atomic
 from daemon.cli import parser
 from daemon.cli.common import configuration
+from features.files import write_atomic
 
 # verb → command line after `python -m`
 _COMMANDS = {

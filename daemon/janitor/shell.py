@@ -12,8 +12,8 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.files import append_jsonl, read_json, write_atomic
 from daemon.janitor.plan import Item, Plan, Space, Thresholds, plan
+from features.files import append_jsonl, read_json, write_atomic
 
 KEPT_ROTATIONS = 3
 

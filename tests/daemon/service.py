@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from daemon.child.config import parse
-from daemon.child.files import write_atomic
+from features.files import write_atomic
 
 SMALL = {
     "market": {"source": "simulated", "tickers": ["BTC", "ETH", "LTC"]},

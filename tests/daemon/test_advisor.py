@@ -21,8 +21,8 @@ from daemon.advisor.analysis import (
 from daemon.advisor.shell import Advisor
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
-from daemon.child.files import write_atomic
 from daemon.child.logs import get_logger
+from features.files import write_atomic
 
 BOUNDS = {
     "lr": Bounds(low=1e-4, high=1e-2, log=True), "gamma": Bounds(low=0.9, high=0.999),

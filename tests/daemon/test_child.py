@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.child.config import Config, load_config, parse
-from daemon.child.files import AlreadyRunning, Lock, append_jsonl, read_jsonl, write_atomic
 from daemon.child.logs import configure_logging, get_logger, redact
 from daemon.child.progress import FD_VARIABLE, Progress
 from features.errors import ConfigurationError, DataError
+from features.files import AlreadyRunning, Lock, append_jsonl, read_jsonl, write_atomic
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 
@@ -71,7 +71,7 @@ def test_a_reader_never_sees_half_a_file_while_writers_are_killed(tmp_path: Path
     path = tmp_path / "pointer.json"
     write_atomic(path, json.dumps({"n": -1, "pad": "x" * 100_000}).encode())
     code = (
-        "import json, sys; from pathlib import Path; from daemon.child.files import write_atomic\n"
+        "import json, sys; from pathlib import Path; from features.files import write_atomic\n"
         "for n in range(10**6): write_atomic(Path(sys.argv[1]), json.dumps({'n': n, 'pad': 'x' * 100_000}).encode())"
     )
     seen = set()
@@ -114,7 +114,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 def test_a_lock_is_free_the_moment_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run" / "x.lock"
     code = (
-        "import sys; from pathlib import Path; from daemon.child.files import Lock\n"
+        "import sys; from pathlib import Path; from features.files import Lock\n"
         "with Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

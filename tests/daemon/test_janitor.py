@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
-from daemon.child.files import read_jsonl, write_atomic
 from daemon.child.logs import get_logger
 from daemon.janitor.plan import Item, Space, Thresholds, plan
 from daemon.janitor.shell import Janitor, references
+from features.files import read_jsonl, write_atomic
 
 LIMITS = Thresholds(warn_free_bytes=1000, floor_free_bytes=100, log_max_bytes=50)
 

@@ -18,7 +18,7 @@ BREAKS = {
     "strangers": ("daemon/status.py", "import trainer"),
     "features": ("features/costs.py", "import torch"),
     "child_only": ("trainer/worker.py", "import daemon.janitor"),
-    "light": ("daemon/child/files.py", "import gymnasium"),
+    "light": ("features/files.py", "import gymnasium"),
     "pure": ("features/account.py", "import os"),
 }
 

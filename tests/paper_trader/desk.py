@@ -11,12 +11,12 @@ import numpy as np
 
 from daemon.child.clock import Clock, SystemClock
 from daemon.child.config import Config, parse
-from daemon.child.files import write_atomic
 from daemon.child.logs import get_logger
 from daemon.child.market import bar_source, costs, feature_spec, limits
 from daemon.child.progress import Progress
 from features.actor import weight_shapes
 from features.artifact import PolicyArtifact
+from features.files import write_atomic
 from features.observation import Layout
 from features.pipeline import compute
 from features.scaling import Scaler

@@ -42,7 +42,7 @@ def test_a_ledger_that_was_touched_names_the_first_bad_record(tmp_path: Path, da
     if damage == "altered":
         record = json.loads(lines[1])
         body = {k: v for k, v in record.items() if k != "crc"} | {"number": 99}
-        from daemon.child.files import append_jsonl
+        from features.files import append_jsonl
 
         path.write_text(lines[0])
         append_jsonl(path, body)  # a valid line, but not the one that was linked

@@ -11,8 +11,8 @@ import torch
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
-from daemon.child.files import read_jsonl, write_atomic
 from features.artifact import PolicyArtifact
+from features.files import read_jsonl, write_atomic
 from features.observation import Layout
 from trainer import gates
 from trainer.dataset import Dataset, arena, load_dataset

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from daemon.child.files import Lock
 from features.errors import ConfigurationError
+from features.files import Lock
 from trainer.space import suggest
 from trainer.study import SharedStudy, StudyIdentity, first_number, trial_dir
 
@@ -46,7 +46,7 @@ def test_exactly_the_target_is_run_whoever_asks(tmp_path: Path) -> None:
 def test_a_trial_whose_worker_was_killed_is_retried_once_with_the_same_parameters_then_failed(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, {here!r});"
-        "from test_study import opened; from daemon.child.files import Lock; from trainer.space import suggest;"
+        "from test_study import opened; from features.files import Lock; from trainer.space import suggest;"
         "d = Path({state!r}); lock = Lock(d / 'run' / 'worker-0.lock'); lock.__enter__();"
         "t = opened(d).next_trial(); suggest(t); print(t.number, flush=True); sys.stdin.read()"
     ).format(here=str(Path(__file__).parent), state=str(tmp_path))

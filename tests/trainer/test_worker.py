@@ -10,10 +10,10 @@ import pytest
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
-from daemon.child.files import Lock
 from daemon.child.logs import get_logger
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
+from features.files import Lock
 from trainer import ppo
 from trainer.dataset import load_dataset
 from trainer.evaluate import run_policy
