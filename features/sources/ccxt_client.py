@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import ccxt
 import numpy as np
@@ -48,6 +49,34 @@ def open_client(exchange: str, *, urls: Mapping[str, Any] | None = None) -> Any:
     if urls is not None:
         settings["urls"] = dict(urls)
     return getattr(ccxt, exchange)(settings)
+
+
+def urls_for(exchange: str, api_url: str) -> dict[str, Any]:
+    """ccxt's `urls` with every endpoint of `exchange` moved to the host `api_url`, paths kept; {} when api_url is "".
+
+    So binance's public endpoint becomes `api_url/api/v3`, kraken's and alpaca's plain `api_url`; and no request can
+    leave for the exchange's own hosts by an endpoint somebody forgot. api_url: `https://host[:port]`; `http` is
+    accepted for this machine alone, because clients that have keys send them along. Raises ConfigurationError.
+    """
+    if not api_url:
+        return {}
+    parts = urlsplit(api_url)
+    local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
+    if not parts.hostname or parts.scheme not in ({"http", "https"} if local else {"https"}):
+        raise ConfigurationError(
+            f"market.api_url is {api_url!r}", hint="write https://HOST, or http://127.0.0.1:PORT for this machine"
+        )
+    if exchange not in ccxt.exchanges:
+        raise ConfigurationError(
+            f"ccxt knows no exchange {exchange!r}", hint="see market.exchange; for example binance"
+        )
+
+    def moved(url: Any) -> Any:
+        if isinstance(url, Mapping):
+            return {name: moved(inner) for name, inner in url.items()}
+        return api_url.rstrip("/") + urlsplit(str(url)).path
+
+    return {"api": moved(getattr(ccxt, exchange)().urls["api"])}
 
 
 def will_pass(error: BaseException, *, status: int | None, headers: Mapping[str, str]) -> bool:
