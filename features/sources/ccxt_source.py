@@ -54,7 +54,7 @@ class CcxtSource:
             return empty_bars(self._tickers, self._timeframe_s)
         self._require_pairs()
         lead_s = start_s - LEAD_BARS * self._timeframe_s
-        tables = [self._candles(ticker, lead_s, stop_s) for ticker in self._tickers]
+        tables = [self._read_candles(ticker, lead_s, stop_s) for ticker in self._tickers]
         if any(table.empty for table in tables):
             return empty_bars(self._tickers, self._timeframe_s)
         end = min(table["time"].max() for table in tables)
@@ -63,6 +63,13 @@ class CcxtSource:
             candles[candles["time"] <= end], tickers=self._tickers, timeframe_s=self._timeframe_s
         )
         return complete.between(start_s, stop_s)
+
+    def pair(self, ticker: str) -> str:
+        return f"{ticker}-{self._quote}"
+
+    def candles(self, ticker: str, *, after_s: int, until_s: int) -> pd.DataFrame:
+        self._require_pairs()
+        return self._read_candles(ticker, after_s, min(until_s, self.last_close_s()))
 
     def venue_rules(self) -> VenueRules:
         """Lot, tick and minimum notional of every ticker as the exchange states them now."""
@@ -79,7 +86,7 @@ class CcxtSource:
                 f"{client.id} has no pair {', '.join(absent)}", hint="check market.tickers and market.quote"
             )
 
-    def _candles(self, ticker: str, after_s: int, stop_s: int) -> pd.DataFrame:
+    def _read_candles(self, ticker: str, after_s: int, stop_s: int) -> pd.DataFrame:
         """Closed candles with `after_s < close <= stop_s`, one row each."""
         rows: list[list[Any]] = []
         next_open_s = after_s
