@@ -24,6 +24,7 @@ class MarketConfig:
     source: Literal["ccxt", "recorded", "simulated"] = "ccxt"
     exchange: str = "binance"
     quote: str = "USDT"
+    api_url: str = ""
     tickers: tuple[str, ...] = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
     timeframe_s: int = 3600
     recorded_path: str = ""

@@ -48,7 +48,7 @@ def bar_source(
         timeframe_s=market.timeframe_s, recorded_path=market.recorded_path, grace_s=market.grace_s,
         history_bars=market.history_bars, world=simulation.world, seed=simulation.seed, bars=simulation.bars,
         start_utc=simulation.start_utc, oracle_sharpe=simulation.oracle_sharpe,
-        clock_now_s=lambda: clock.now_utc().timestamp(), sleep=sleep, beat=beat,
+        clock_now_s=lambda: clock.now_utc().timestamp(), sleep=sleep, beat=beat, api_url=market.api_url,
     )  # fmt: skip
 
 
