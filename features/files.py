@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,16 +17,22 @@ class AlreadyRunning(CappuccinoError):
     """Another process holds the lock."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut."""
+def write_atomic(path: Path, data: bytes, *, crash_point: Callable[[str], None] = lambda _: None) -> None:
+    """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut.
+
+    `crash_point` is called after every step that reaches the disk; tests die there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(data)
             file.flush()
+            crash_point("draft written")
             os.fsync(file.fileno())
+            crash_point("draft synced")
         draft.replace(path)
+        crash_point("draft renamed")
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
