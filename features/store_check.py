@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def findings(shelf: Shelf) -> tuple[Finding, ...]:
     found += [_finding(damage) for damage in damaged_months(shelf).values()]
     if not found:
         spans = shelf.answered().spans
-        for (_, left_s), (right_s, _) in zip(spans, spans[1:], strict=False):
+        for (_, left_s), (right_s, _) in pairwise(spans):
             bars = (right_s - left_s) // shelf.timeframe_s
             found.append(Finding(path=str(shelf.path), problem=f"{bars} bars were never asked for", remedy=REPAIR))
     return tuple(found)
@@ -59,8 +61,7 @@ def damaged_months(shelf: Shelf) -> dict[str, Damaged]:
     months = shelf.months() if _damage(shelf.answered) is None else sorted(shelf.stored_months())
     found = {}
     for month in months:
-        path = shelf.month_path(month)
-        damage = _damage(lambda path=path: read_month(path, timeframe_s=shelf.timeframe_s))
+        damage = _damage(partial(read_month, shelf.month_path(month), timeframe_s=shelf.timeframe_s))
         if damage is not None:
             found[month] = damage
     return found
