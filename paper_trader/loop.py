@@ -67,8 +67,9 @@ class Trader:
     def _open(self) -> None:
         self._spec = feature_spec(self.config)
         self._source: BarSource = bar_source(
-            self.config, self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
-        )
+            self.config, self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop,
+            listen=True,
+        )  # fmt: skip
         self._replay = self.config.paper.clock == "replay"
         store_venue_rules(self._source, self.state_dir)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
@@ -106,6 +107,9 @@ class Trader:
         else:
             start_s = self._source.last_close_s()
         history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
+        if history.n_bars and not self._replay:
+            # The newest bar has closed by the clock, which does not mean that the venue serves it yet.
+            start_s = history.last_close_s
         if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
             raise ConfigurationError(
                 f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "

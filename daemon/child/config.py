@@ -16,12 +16,13 @@ from features.errors import ConfigurationError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     state_dir: str = ""
+    credentials_dir: str = "~/.config/cappuccino/credentials"
     seed: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketConfig:
-    source: Literal["ccxt", "recorded", "simulated"] = "ccxt"
+    source: Literal["ccxt", "alpaca", "recorded", "simulated"] = "ccxt"
     exchange: str = "binance"
     quote: str = "USDT"
     api_url: str = ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.credentials import alpaca_keys
 from features.allocation import Limits
 from features.costs import Costs
 from features.files import Lock, write_atomic
@@ -27,11 +28,13 @@ def feature_spec(config: Config) -> FeatureSpec:
 
 
 def bar_source(
-    config: Config, clock: Clock, *, beat: Callable[[], None] = lambda: None, should_stop: Callable[[], bool] = lambda: False
+    config: Config, clock: Clock, *, beat: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False, listen: bool = False,
 ) -> BarSource:  # fmt: skip
     """The configured source. `beat` is called while a live source works or waits, at least every few seconds.
 
-    A stop that is asked for while it waits raises MarketUnavailable.
+    listen: also to the venue's stream, where it has one; one process at a time, as Alpaca allows one connection per
+    account. A stop that is asked for while it waits raises MarketUnavailable.
     """
 
     def sleep(seconds: float) -> None:
@@ -43,12 +46,15 @@ def bar_source(
             clock.sleep(min(left_s, LONGEST_NAP_S))
 
     market, simulation = config.market, config.simulation
+    of_alpaca = market.source == "alpaca" or (market.source == "ccxt" and market.exchange == "alpaca")
     return open_source(
         source=market.source, exchange=market.exchange, quote=market.quote, tickers=market.tickers,
         timeframe_s=market.timeframe_s, recorded_path=market.recorded_path, grace_s=market.grace_s,
         history_bars=market.history_bars, world=simulation.world, seed=simulation.seed, bars=simulation.bars,
         start_utc=simulation.start_utc, oracle_sharpe=simulation.oracle_sharpe,
         clock_now_s=lambda: clock.now_utc().timestamp(), sleep=sleep, beat=beat, api_url=market.api_url,
+        keys=alpaca_keys(Path(config.run.credentials_dir)) if of_alpaca else None,
+        stream_clock_s=clock.monotonic_s if listen else None,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The port through which bars come in. Adapters: `recorded`, `simulated`, `ccxt`."""
+"""The port through which bars come in. Adapters: `recorded`, `simulated`, and `live` over ccxt or Alpaca."""
 
 from typing import Protocol
 
@@ -25,11 +25,15 @@ class BarSource(Protocol):
         ...
 
     def last_close_s(self) -> int:
-        """Close time of the newest closed bar."""
+        """Close time of the newest bar that has closed; of a live venue by its clock, before it need serve the bar."""
         ...
 
     def venue_rules(self) -> VenueRules:
         """Lot, tick and minimum notional of every ticker as the venue states them now."""
+        ...
+
+    def clock_offset_s(self) -> float | None:
+        """Our clock minus the venue's, measured now; None where the bars come from no clock (recorded, simulated)."""
         ...
 
 
@@ -56,3 +60,5 @@ class CandleSource(Protocol):
     def last_close_s(self) -> int: ...
 
     def venue_rules(self) -> VenueRules: ...
+
+    def clock_offset_s(self) -> float | None: ...

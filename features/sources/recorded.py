@@ -30,6 +30,9 @@ class RecordedSource:
     def first_close_s(self) -> int:
         return self._loaded().first_close_s
 
+    def clock_offset_s(self) -> float | None:
+        return None
+
     def venue_rules(self) -> VenueRules:
         """The same everywhere: a file of candles names no venue."""
         return VenueRules.uniform("recorded", self._tickers)

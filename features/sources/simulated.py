@@ -296,6 +296,9 @@ class SimulatedSource:
     def first_close_s(self) -> int:
         return self._start_s + self._timeframe_s
 
+    def clock_offset_s(self) -> float | None:
+        return None
+
     def venue_rules(self) -> VenueRules:
         return VenueRules.uniform("simulated", self._tickers)
 
