@@ -4,7 +4,6 @@ alpaca-py 0.44 sets no HTTP timeout at all and repeats a 429 or 504 three times,
 no constructor can change either. Both are private attributes, so their names are checked when a client is opened.
 """
 
-import logging
 from typing import Any, TypeVar
 
 import requests
@@ -16,7 +15,7 @@ from requests.adapters import HTTPAdapter
 
 from features.errors import ConfigurationError
 from features.sources.keys import KeyPair
-from features.sources.reader import CONNECT_TIMEOUT_S, Trouble, checked_api_url
+from features.sources.reader import CONNECT_TIMEOUT_S, Trouble, checked_api_url, quiet_clients
 
 Client = TypeVar("Client", bound=RESTClient)
 
@@ -78,8 +77,7 @@ class _Timed(HTTPAdapter):
 
 
 def _bounded(client: Client, timeout_s: float) -> Client:
-    for name in ("urllib3", "requests", "websockets"):
-        logging.getLogger(name).setLevel(logging.INFO)  # websockets prints whole frames at DEBUG, the keys among them
+    quiet_clients()
     absent = [name for name in ("_session", "_retry") if not hasattr(client, name)]
     if absent:
         raise ConfigurationError(

@@ -56,6 +56,8 @@ class AlpacaVenue:
 
     @property
     def offset_s(self) -> float | None:
+        if self._data_reader.offset_s is None and self._trading_reader is not None:
+            return self._trading_reader.offset_s
         return self._data_reader.offset_s
 
     def pages(self, ticker: str, *, open_s: int, until_s: int) -> Iterator[Page]:

@@ -21,7 +21,7 @@ from alpaca.data.live import CryptoDataStream
 
 from features.errors import ConfigurationError
 from features.sources.keys import KeyPair
-from features.sources.reader import checked_api_url
+from features.sources.reader import checked_api_url, quiet_clients
 
 log = structlog.get_logger()
 
@@ -86,6 +86,7 @@ class AlpacaStream:
                 "this alpaca-py has no CryptoDataStream._run_forever: its stream cannot be stopped",
                 hint="install the version that constraints.txt names",
             )
+        quiet_clients()
         self._thread.start()
         self._ready.wait()
         atexit.register(self.stop)

@@ -3,7 +3,6 @@
 ccxt maps 4xx statuses to ExchangeNotAvailable, a NetworkError: the status decides here, so that only 5xx is repeated.
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ import ccxt
 
 from features.errors import ConfigurationError
 from features.sources.keys import KeyPair
-from features.sources.reader import ANSWER_TIMEOUT_S, Trouble, checked_api_url
+from features.sources.reader import ANSWER_TIMEOUT_S, Trouble, checked_api_url, quiet_clients
 
 PARSING = (TypeError, KeyError)  # what ccxt raises over an answer of unexpected form
 MISCONFIGURED = (ccxt.BadSymbol, ccxt.NotSupported, ccxt.ArgumentsRequired)
@@ -35,8 +34,7 @@ def open_client(
     account's host. Raises ConfigurationError for an unknown exchange or absent keys.
     """
     _require_known(exchange)
-    for name in ("ccxt", "urllib3", "requests"):
-        logging.getLogger(name).setLevel(logging.INFO)  # at DEBUG ccxt prints keys and whole answers
+    quiet_clients()
     options: dict[str, Any] = {"defaultType": "spot"}
     if exchange.startswith("binance"):
         options["fetchMarkets"] = {"types": ["spot"]}  # else it also asks the futures hosts

@@ -5,6 +5,7 @@ answer, and refuses a 2xx body that is not JSON: several clients take an HTML pa
 list* of candles, which would pass for "no trades". What an exception of a client means is told by its `classify`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -49,6 +50,16 @@ HINTS = {
 
 class UnreadableAnswer(Exception):
     """A 2xx answer that is not JSON: a proxy's or a bot check's page, or a body that was cut."""
+
+
+def quiet_clients() -> None:
+    """Keep the libraries under the clients from logging below INFO, whatever the root logger is set to.
+
+    At DEBUG ccxt prints key and secret, and websockets the bytes of every frame, the one with the keys among them.
+    """
+    for name in ("ccxt", "urllib3", "requests", "websockets"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.INFO))
 
 
 def checked_api_url(api_url: str) -> str:
