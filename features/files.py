@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,6 +103,19 @@ def _whole_length(handle: int, size: int) -> int:
             return start + found + 1
         end = start
     return 0
+
+
+@contextlib.contextmanager
+def held(path: Path, *, pause: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock, calling `pause` again and again while another process does: a waiting child is seen alive."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(Lock(path))
+                break
+            except AlreadyRunning:
+                pause()
+        yield
 
 
 class Lock:

@@ -15,14 +15,14 @@ were reads the same candles for ever (`as_of`), whatever the venue says later.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from features.bars import Bars, bars_from_candles, empty_bars
 from features.errors import DataError
-from features.files import AlreadyRunning, Lock, append_jsonl, sync_directory, write_atomic
+from features.files import append_jsonl, held, sync_directory, write_atomic
 from features.store_candles import Candles, Revision, month_span, months_of, timeframe_of, timeframe_text
 from features.store_files import month_bytes, read_month
 from features.store_shelf import ANSWERED, ASIDE, REVISIONS, Shelf
@@ -53,13 +53,7 @@ class CandleStore:
     def writer(self, venue: str, timeframe_s: int, *, pause: Callable[[], None]) -> "Iterator[Writer]":
         """The one writer of a venue's timeframe. `pause` is called again and again while another process writes."""
         folder = self._folder(venue, timeframe_s)
-        with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(Lock(folder / "writer.lock"))
-                    break
-                except AlreadyRunning:
-                    pause()
+        with held(folder / "writer.lock", pause=pause):
             yield Writer(folder, timeframe_s=timeframe_s, crash_point=self._crash_point)
 
     def bars(

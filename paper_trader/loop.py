@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import bar_source, costs, feature_spec, store_venue_rules, venue_rules
+from daemon.child.market import Waiting, bar_source, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, epoch_s, utc_text
 from features.decision import Decider, MarketWindow
@@ -66,12 +66,12 @@ class Trader:
 
     def _open(self) -> None:
         self._spec = feature_spec(self.config)
-        self._source: BarSource = bar_source(
-            self.config, self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop,
-            listen=True,
-        )  # fmt: skip
+        waiting = Waiting(
+            clock=self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
+        )
+        self._source: BarSource = bar_source(self.config, self.state_dir, waiting, listen=True)
         self._replay = self.config.paper.clock == "replay"
-        store_venue_rules(self._source, self.state_dir)
+        store_venue_rules(self.config, self._source, self.state_dir, waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = Journal(self.state_dir / "paper" / "journal.db")
         meta = self._journal.meta()

@@ -7,6 +7,7 @@ from typing import Any, Self
 from features.bars import Bars, empty_bars
 from features.errors import ContractMismatch
 from features.sources.base import CandleSource
+from features.sources.errors import MarketUnavailable
 from features.store import CandleStore
 from features.store_fill import Filler
 from features.venue_rules import VenueRules
@@ -64,6 +65,8 @@ class StoredSource:
         stop_s = self._filled(after_s, self.last_close_s())
         seen = {ticker: len(self._filler.shelf(ticker).revisions()) for ticker in self._tickers}
         bars = self._read(after_s, stop_s, as_of=seen)
+        if bars.n_bars == 0:
+            raise MarketUnavailable(f"{self.name} has no bar yet that all of {', '.join(self._tickers)} have")
         return Pin(
             first_close_s=bars.first_close_s, last_close_s=bars.last_close_s, revisions=seen, sha256=bars.sha256()
         )
@@ -93,6 +96,9 @@ class StoredSource:
 
     def venue_rules(self) -> VenueRules:
         return self._live.venue_rules()
+
+    def clock_offset_s(self) -> float | None:
+        return self._live.clock_offset_s()
 
     def _filled(self, after_s: int, until_s: int) -> int:
         """Fill the store for every ticker; the time up to which all of them are known."""
