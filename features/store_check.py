@@ -1,6 +1,7 @@
 """What is wrong with a pair in the store, and how it is put right: by asking the venue again, never by guessing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -43,6 +44,9 @@ class Repaired:
     missing: int
     failed: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 def findings(shelf: Shelf) -> tuple[Finding, ...]:
     """Everything wrong with the files of one pair; reads all of them."""
@@ -70,33 +74,37 @@ def damaged_months(shelf: Shelf) -> dict[str, Damaged]:
 def repair(filler: Filler, ticker: str) -> Repaired:
     """Put one pair right. Raises MarketUnavailable when the venue does not answer; what was mended before stays."""
     shelf = filler.shelf(ticker)
-    stored = sorted(shelf.stored_months())
-    aside = _set_aside(filler, shelf)
+    stored, aside = shelf.stored_months(), _set_aside(filler, shelf)
     replaced: dict[str, str | None] = {}
-    failed = []
+    failed: list[str] = []
     for month in damaged_months(shelf):
-        try:
+        with _noting(failed):
             _, kept = filler.replace_month(ticker, month)
             replaced[month] = None if kept is None else str(kept)
-        except MarketUnavailable:
-            raise
-        except CappuccinoError as error:
-            failed.append(str(error))
-    if failed:
-        return Repaired(replaced=replaced, set_aside=aside, filled=0, missing=0, failed=tuple(failed))
-    spans = shelf.answered().spans
-    edges = [edge for span in spans for edge in span]
-    if any(Path(path).name.startswith(ANSWERED) for path in aside):
-        edges += [edge for month in stored for edge in month_span(month, timeframe_s=shelf.timeframe_s)]
-    filled = 0
-    if edges:
-        until_s = min(max(edges), filler.source.last_close_s())
-        filled += filler.fill(ticker, after_s=min(edges), until_s=until_s).added
-    for first_s, last_s in shelf.candles(after_s=0, until_s=FOREVER).gaps():
-        filled += filler.ask_again(ticker, after_s=first_s - shelf.timeframe_s, until_s=last_s).added
-    return Repaired(
-        replaced=replaced, set_aside=aside, filled=filled, missing=missing_bars(shelf), failed=tuple(failed)
-    )
+    filled, missing = 0, 0
+    if not damaged_months(shelf):
+        edges = [edge for span in shelf.answered().spans for edge in span]
+        if any(Path(path).name.startswith(ANSWERED) for path in aside):
+            edges += [edge for month in stored for edge in month_span(month, timeframe_s=shelf.timeframe_s)]
+        with _noting(failed):
+            if edges:
+                until_s = min(max(edges), filler.source.last_close_s())
+                filled += filler.fill(ticker, after_s=min(edges), until_s=until_s).added
+            for first_s, last_s in shelf.candles(after_s=0, until_s=FOREVER).gaps():
+                filled += filler.ask_again(ticker, after_s=first_s - shelf.timeframe_s, until_s=last_s).added
+        missing = missing_bars(shelf)
+    return Repaired(replaced=replaced, set_aside=aside, filled=filled, missing=missing, failed=tuple(failed))
+
+
+@contextmanager
+def _noting(failed: list[str]) -> Iterator[None]:
+    """What cannot be mended is noted and the rest goes on; a venue that does not answer ends it all."""
+    try:
+        yield
+    except MarketUnavailable:
+        raise
+    except CappuccinoError as error:
+        failed.append(str(error))
 
 
 def missing_bars(shelf: Shelf) -> int:

@@ -30,6 +30,7 @@ VERBS = {
     "report": ("program", "paper equity beside the baselines on the same bars"),
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "advise": ("program", "analyse the trials now"),
+    "data": ("data", "stored candles: download, update, verify, repair, show, hash"),
     "features": ("features", "what can be computed, what a policy sees, what differs between two"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
 }
