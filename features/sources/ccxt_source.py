@@ -42,11 +42,16 @@ class CcxtVenue:
         return self._reader.offset_s
 
     def pages(self, ticker: str, *, open_s: int, until_s: int) -> Iterator[Page]:
-        """One request a page. An empty page moves on by a whole one: some venues answer one window at a time."""
+        """One request a page. An empty page moves on by a whole one: some venues answer one window at a time.
+
+        With candles to come after it an empty page would become a gap, so it is believed when it is said twice.
+        """
         self._require_pairs()
         next_open_s = open_s
         while next_open_s < until_s:
             page = self._page(ticker, next_open_s, until_s)
+            if not page.candles and next_open_s + PAGE_CANDLES * self._timeframe_s < until_s:
+                page = self._page(ticker, next_open_s, until_s)
             yield page
             newest_s = page.candles[-1].open_s if page.candles else next_open_s + (PAGE_CANDLES - 1) * self._timeframe_s
             next_open_s = max(newest_s, next_open_s) + self._timeframe_s
@@ -84,19 +89,23 @@ class CcxtVenue:
     def _page(self, ticker: str, open_s: int, until_s: int) -> Page:
         pair = self._pair(ticker)
         wanted = min(PAGE_CANDLES, (until_s - open_s) // self._timeframe_s + 1)  # one more: it shows the last is final
-        rows: list[list[Any]] = self._reader.read(
+        candles = self._reader.read(
             f"candles of {pair}",
-            lambda: self.client.fetch_ohlcv(pair, self._timeframe, since=open_s * 1000, limit=wanted),
-        )
-        return Page(
-            candles=tuple(
-                Candle(open_s=r[0] // 1000, open=r[1], high=r[2], low=r[3], close=r[4], volume=r[5]) for r in rows
+            # parsed within the read: a row that lacks a number is an answer of unexpected form, to be asked for again
+            lambda: tuple(
+                map(_candle, self.client.fetch_ohlcv(pair, self._timeframe, since=open_s * 1000, limit=wanted))
             ),
-            venue_now_s=date_s(self._reader.heard.headers),
         )
+        return Page(candles=candles, venue_now_s=date_s(self._reader.heard.headers))
 
     def _pair(self, ticker: str) -> str:
         return f"{ticker}/{self._quote}"
+
+
+def _candle(row: list[Any]) -> Candle:
+    opened_ms, *numbers = row
+    opened, high, low, close, volume = map(float, numbers)
+    return Candle(open_s=int(opened_ms) // 1000, open=opened, high=high, low=low, close=close, volume=volume)
 
 
 def read_venue_rules(client: Any, *, tickers: Sequence[str], quote: str) -> VenueRules:

@@ -60,6 +60,38 @@ def test_a_download_through_a_random_schedule_of_all_faults_ends_identical_to_th
     assert got.sha256() == venue.truth.sha256()
 
 
+def test_a_download_of_real_candles_through_faults_ends_identical_to_them(client, real_bars):
+    truth = real_bars.select(TICKERS).slice(20_000, 20_700)
+    with CLIENTS[client](truth=truth, now_s=truth.last_close_s + 60.0) as venue:
+        venue.inject(*PASSING_FAULTS)
+        got = patiently(live_source(client, venue), truth.first_close_s - HOUR, truth.last_close_s)
+    assert got.sha256() == truth.sha256()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '[1640995200000,"1","2","1",null,"5",1640998799999,"0",1,"0","0","0"]',
+        '[1640995200000,"1"]',
+    ],
+)
+def test_a_row_that_lacks_a_number_is_asked_for_again_and_never_a_gap(row):
+    truth = truth_bars(300)
+    with BinanceLike(truth=truth, now_s=truth.last_close_s + 60.0) as venue:
+        venue.inject(Fault(body=f"[{row}]".encode()))
+        got = live_source("ccxt:binance", venue).bars(after_s=START_S, until_s=START_S + 20 * HOUR)
+        assert got.sha256() == truth.slice(0, 20).sha256()
+
+
+@pytest.mark.parametrize("body", [b"[]", b'["nothing like a candle"]'])
+def test_an_empty_page_between_others_is_not_believed_at_once(body):
+    truth = truth_bars(2600)
+    with BinanceLike(truth=truth, now_s=truth.last_close_s + 60.0) as venue:
+        venue.inject(None, Fault(body=body))
+        got = live_source("ccxt:binance", venue).bars(after_s=START_S, until_s=truth.last_close_s)
+        assert got.sha256() == truth.sha256()
+
+
 @pytest.mark.parametrize("fault", PASSING_FAULTS, ids=str)
 def test_each_fault_alone_is_waited_out_within_one_read(client, venue, fault):
     waits = Waits()
