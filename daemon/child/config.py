@@ -35,7 +35,7 @@ class MarketConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationConfig:
-    world: Literal["planted", "null", "sv"] = "planted"
+    world: Literal["planted", "null", "sv", "bootstrap"] = "planted"
     seed: int = 11
     bars: int = 26_000
     start_utc: str = "2021-01-01T00:00:00Z"
@@ -290,8 +290,12 @@ def _check(config: Config) -> None:
     ):  # fmt: skip
         if not 0 < share < 1:
             raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
-    if config.market.source == "recorded" and not config.market.recorded_path:
-        raise ConfigurationError("market.recorded_path is empty", hint="name the Parquet or CSV file to read")
+    drawn = config.market.source == "simulated" and config.simulation.world == "bootstrap"
+    if (config.market.source == "recorded" or drawn) and not config.market.recorded_path:
+        raise ConfigurationError(
+            "market.recorded_path is empty",
+            hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
+        )
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
 

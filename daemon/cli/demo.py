@@ -23,7 +23,7 @@ from features.errors import CappuccinoError
 from features.files import write_atomic
 
 SETTINGS = (
-    "market.source=simulated", "simulation.world=planted", "simulation.seed=18", "simulation.bars=26616",
+    "market.source=simulated", "simulation.world=planted", "simulation.seed=26", "simulation.bars=26616",
     "simulation.oracle_sharpe=10.0", "data.judge_start_utc=2022-10-01T00:00:00Z", "data.end_utc=2024-01-01T00:00:00Z",
     "data.n_folds=2", "data.holdout_share=0.25", "study.name=demo", "study.target_trials=8", "study.workers=2",
     "study.train_steps=500000", "study.accounts=128", "study.sampler_startup_trials=4",

@@ -31,16 +31,23 @@ def open_source(
         from features.bars import epoch_s
         from features.sources.simulated import SimulatedSource, World
 
+        if world == "bootstrap":
+            from features.sources.bootstrap import BootstrapSource
+
+            return BootstrapSource(
+                path=_path_of_record(recorded_path), quote=quote, seed=seed, bars=bars, tickers=chosen,
+                timeframe_s=timeframe_s, start_s=epoch_s(start_utc),
+            )  # fmt: skip
         return SimulatedSource(
             world=cast("World", world), seed=seed, bars=bars, tickers=chosen, timeframe_s=timeframe_s,
             start_s=epoch_s(start_utc), oracle_sharpe=oracle_sharpe,
         )  # fmt: skip
     if source == "recorded":
-        from features.sources.recorded import RecordedSource
+        from features.sources.freqtrade import recorded_source
 
-        if not str(recorded_path):
-            raise ConfigurationError("market.recorded_path is empty", hint="name a Parquet or CSV file of candles")
-        return RecordedSource(path=Path(recorded_path).expanduser(), tickers=chosen, timeframe_s=timeframe_s)
+        return recorded_source(
+            path=_path_of_record(recorded_path), quote=quote, tickers=chosen, timeframe_s=timeframe_s
+        )
     if source not in ("ccxt", "alpaca"):
         raise ConfigurationError(
             f"there is no source {source!r}", hint="market.source is ccxt, alpaca, recorded or simulated"
@@ -80,3 +87,11 @@ def open_source(
         venue, tickers=chosen, quote=quote, timeframe_s=timeframe_s, grace_s=grace_s, history_bars=history_bars,
         clock_now_s=clock_now_s,
     )  # fmt: skip
+
+
+def _path_of_record(recorded_path: str | Path) -> Path:
+    if not str(recorded_path):
+        raise ConfigurationError(
+            "market.recorded_path is empty", hint="name a file of candles or a directory with a file per pair"
+        )
+    return Path(recorded_path).expanduser()

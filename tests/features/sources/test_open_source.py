@@ -19,7 +19,7 @@ ARGUMENTS = {
 def test_each_source_opens_under_its_name(tmp_path):
     path = tmp_path / "c.parquet"
     pd.DataFrame({"time": []}).to_parquet(path)
-    assert open_source(**ARGUMENTS).name == "simulated:planted:v1:seed11"
+    assert open_source(**ARGUMENTS).name == "simulated:planted:v2:seed11"
     assert open_source(**{**ARGUMENTS, "source": "recorded", "recorded_path": path}).name == "recorded:c.parquet"
     assert open_source(**{**ARGUMENTS, "source": "ccxt"}).name == "ccxt:binance"
     assert open_source(**{**ARGUMENTS, "source": "alpaca", "quote": "USD"}).name == "alpaca"
@@ -52,7 +52,7 @@ def test_a_live_source_loads_its_own_client_alone(source, other):
     code = (
         "import sys\n"
         "from features.sources import open_source\n"
-        f"arguments = {({k: v for k, v in arguments.items() if k != 'clock_now_s'})!r}\n"
+        f"arguments = { ({k: v for k, v in arguments.items() if k != 'clock_now_s'})!r}\n"
         "open_source(**arguments, clock_now_s=lambda: 0.0)\n"
         f"print({other!r} in sys.modules, {source!r} in sys.modules)\n"
     )
