@@ -8,6 +8,7 @@ Source: freqtrade's documentation, "Data downloading", and its data handlers (sp
 import gzip
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def read_pair(file: Path) -> pd.DataFrame:
     """Columns time (tz-aware UTC), open, high, low, close, volume of one pair's file."""
     try:
         table = _read(file)
-    except (OSError, ValueError) as error:  # the parse errors of pyarrow, pandas, json and gzip are among these
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # what pyarrow, json and gzip say of a broken file
         raise DataError(f"{file} cannot be read: {error}", hint="download the file again") from error
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:

@@ -11,6 +11,8 @@ from venue import Venue
 from features.bars import Bars, candles_from_bars
 from features.errors import ConfigurationError
 from features.sources import BarSource
+from features.sources.bootstrap import BootstrapSource, resample
+from features.sources.freqtrade import FreqtradeSource
 from features.sources.recorded import RecordedSource
 from features.sources.simulated import SimulatedSource, simulate
 
@@ -52,6 +54,32 @@ class TestRecorded(BarSourceSuite):
         table = pd.read_parquet(self.path)
         table.assign(time=table["time"].dt.as_unit("ms")).to_parquet(self.path)
         assert self.everything(source, truth).sha256() == truth.sha256()
+
+
+class TestFreqtrade(BarSourceSuite):
+    @pytest.fixture
+    def given(self, tmp_path) -> tuple[BarSource, Bars]:
+        self.path = tmp_path
+        for ticker, table in candles_from_bars(gappy()).groupby("ticker"):
+            pair = table.rename(columns={"time": "date"}).drop(columns="ticker").reset_index(drop=True)
+            pair.to_feather(tmp_path / f"{ticker}_USDT-1h.feather")
+        return self.opened_for(TICKERS), gappy()
+
+    def opened_for(self, tickers: tuple[str, ...]) -> FreqtradeSource:
+        return FreqtradeSource(path=self.path, quote="USDT", tickers=tickers, timeframe_s=HOUR)
+
+
+class TestBootstrap(BarSourceSuite):
+    @pytest.fixture
+    def given(self, tmp_path) -> tuple[BarSource, Bars]:
+        self.path, record = tmp_path / "candles.parquet", with_gap(truth_bars(2000), slice(None), 300, 304)
+        candles_from_bars(record).to_parquet(self.path)
+        return self.opened_for(TICKERS), resample(record, seed=5, bars=N_BARS, start_s=START_S)
+
+    def opened_for(self, tickers: tuple[str, ...]) -> BootstrapSource:
+        return BootstrapSource(
+            path=self.path, quote="USDT", seed=5, bars=N_BARS, tickers=tickers, timeframe_s=HOUR, start_s=START_S
+        )
 
 
 class LiveSuite(BarSourceSuite):

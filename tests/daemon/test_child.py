@@ -67,6 +67,13 @@ def test_a_wrong_value_is_refused_with_its_name_and_a_remedy(override: str, word
     assert caught.value.exit_code == 78
 
 
+def test_the_world_bootstrap_needs_the_candles_that_it_draws_from() -> None:
+    world = ["market.source=simulated", "simulation.world=bootstrap"]
+    with pytest.raises(ConfigurationError, match=r"market\.recorded_path is empty .*draws from"):
+        load_config(SHIPPED, [], world)
+    assert load_config(SHIPPED, [], [*world, "market.recorded_path=x.parquet"]).simulation.world == "bootstrap"
+
+
 def test_a_reader_never_sees_half_a_file_while_writers_are_killed(tmp_path: Path) -> None:
     path = tmp_path / "pointer.json"
     write_atomic(path, json.dumps({"n": -1, "pad": "x" * 100_000}).encode())
