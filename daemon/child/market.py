@@ -76,15 +76,17 @@ def candle_store(state_dir: Path) -> CandleStore:
 
 def venue_of(config: Config) -> str:
     """Under which name the store keeps the configured market."""
+    record = Path(config.market.recorded_path).name.partition(".")[0]
     match config.market.source:
         case "ccxt":
             return config.market.exchange
         case "alpaca":
             return "alpaca"
         case "recorded":
-            return f"recorded-{Path(config.market.recorded_path).name.partition('.')[0]}"
+            return f"recorded-{record}"
         case "simulated":
-            return f"simulated-{config.simulation.world}-seed{config.simulation.seed}"
+            drawn_from = f"-{record}" if config.simulation.world == "bootstrap" else ""
+            return f"simulated-{config.simulation.world}{drawn_from}-seed{config.simulation.seed}"
 
 
 def open_market(config: Config, waiting: Waiting, *, listen: bool = False) -> BarSource:

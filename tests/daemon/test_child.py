@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from daemon.child.config import Config, load_config, parse
 from daemon.child.logs import configure_logging, get_logger, redact
+from daemon.child.market import venue_of
 from daemon.child.progress import FD_VARIABLE, Progress
 from features.errors import ConfigurationError, DataError
 from features.files import AlreadyRunning, Lock, append_jsonl, read_jsonl, write_atomic
@@ -71,7 +72,9 @@ def test_the_world_bootstrap_needs_the_candles_that_it_draws_from() -> None:
     world = ["market.source=simulated", "simulation.world=bootstrap"]
     with pytest.raises(ConfigurationError, match=r"market\.recorded_path is empty .*draws from"):
         load_config(SHIPPED, [], world)
-    assert load_config(SHIPPED, [], [*world, "market.recorded_path=x.parquet"]).simulation.world == "bootstrap"
+    one, other = (load_config(SHIPPED, [], [*world, f"market.recorded_path={name}.parquet"]) for name in "xy")
+    assert one.simulation.world == "bootstrap"
+    assert venue_of(one) != venue_of(other), "two records are two markets to the store"
 
 
 def test_a_reader_never_sees_half_a_file_while_writers_are_killed(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_signal_at_a_close_knows_nothing_later():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_the_calibration_is_what_its_recipe_measures():
     assert calibration.table(calibration.measured_sharpes(calibration.STRENGTHS)) == dict(CALIBRATION)
 
