@@ -57,6 +57,7 @@ format: $(STAMP) ## rewrite to the house format
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## speed, printed as ratios; never a gate
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@$(BIN)/python -m pytest -m bench -s
 
 clean: ## remove what was built, never a state directory
