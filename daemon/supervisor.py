@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemon import control, processes, status
+from daemon import control, processes
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.logs import configure_logging, get_logger
@@ -36,6 +36,7 @@ from daemon.lifecycle import (
 )  # fmt: skip
 from daemon.notify import Notifier
 from daemon.processes import Process, python_module
+from daemon.status.reading import StatusReader
 from features.errors import CappuccinoError
 from features.files import Lock, write_atomic
 
@@ -84,7 +85,7 @@ class Supervisor:
     ) -> None:  # fmt: skip
         self._config, self._state_dir, self._fleet, self._clock, self._jitter = config, state_dir, fleet, clock, jitter
         self._until_finished = until_finished
-        self._config_record: dict[str, Any] = json.loads(config.to_json())
+        self._status_reader = StatusReader(state_dir, json.loads(config.to_json()))
         self._processes: dict[str, Process] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         self._selector = selectors.DefaultSelector()
@@ -230,10 +231,10 @@ class Supervisor:
         return {"done": f"{verb} {name}"}
 
     def _status(self, state: str) -> dict[str, Any]:
-        return status.gather(
-            self._state_dir, self._config_record, [self._child_record(c) for c in self._fleet.children],
-            state=state, pid=os.getpid(), up_s=round(self._now_s() - self._began_s, 1),
-            written_utc=self._clock.now_utc().isoformat(), finished=self._fleet.is_finished,
+        return self._status_reader.gather(
+            [self._child_record(c) for c in self._fleet.children], state=state, pid=os.getpid(),
+            up_s=round(self._now_s() - self._began_s, 1), written_utc=self._clock.now_utc().isoformat(),
+            finished=self._fleet.is_finished,
         )  # fmt: skip
 
     def _child_record(self, c: Child) -> dict[str, Any]:
