@@ -22,6 +22,7 @@ READS: dict[Kind, tuple[str, ...]] = {
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper"),
     "janitor": ("run", "janitor", "study", "gpu"),
     "advisor": ("run", "advisor", "study"),
+    "notifier": ("run", "notify"),
 }
 NOT_READ = {("study", "workers")}  # how many there are is no business of any one of them
 
@@ -62,7 +63,11 @@ def specs_of(config: Config, state_dir: Path) -> tuple[ChildSpec, ...]:
         config, state_dir, name="advisor", kind="advisor", module=("daemon.advisor",),
         hang_s=max(d.service_hang_s, 2 * config.advisor.poll_s), grace_s=d.stop_grace_s, finishes=False,
     )  # fmt: skip
-    return (trader, *workers, janitor, advisor)
+    notifier = _spec(
+        config, state_dir, name="notifier", kind="notifier", module=("daemon.notifier",), hang_s=d.service_hang_s,
+        grace_s=d.stop_grace_s, finishes=False,
+    )  # fmt: skip
+    return (trader, *workers, janitor, advisor, *([notifier] if config.notify.enabled else []))
 
 
 def policy_of(config: Config) -> Policy:
@@ -70,7 +75,7 @@ def policy_of(config: Config) -> Policy:
     return Policy(
         backoff_first_s=d.backoff_first_s, backoff_max_s=d.backoff_max_s, backoff_reset_s=d.backoff_reset_s,
         max_restarts=d.max_restarts, restart_window_s=d.restart_window_s, spawn_pace_s=d.spawn_pace_s,
-        caps=(("worker", d.max_workers), ("paper_trader", 1), ("janitor", 1), ("advisor", 1)),
+        caps=(("worker", d.max_workers), ("paper_trader", 1), ("janitor", 1), ("advisor", 1), ("notifier", 1)),
     )  # fmt: skip
 
 
@@ -130,7 +135,7 @@ def _limits(config: Config, kind: Kind) -> Limits:
 
 
 def _cpus(text: str) -> tuple[int, ...]:
-    """ "2-4,7" → (2, 3, 4, 7); "" → all. Raises ConfigurationError."""
+    """Processors by number: "2-4,7" is (2, 3, 4, 7), an empty text all of them. Raises ConfigurationError."""
     found: set[int] = set()
     try:
         for part in text.split(",") if text else ():

@@ -15,6 +15,7 @@ VERBS = {
     "run": ("run", "the service in the foreground: workers, trader, janitor, advisor"),
     "demo": ("demo", "the whole job on the simulated market, ends by itself"),
     "status": ("status", "what runs, how the study stands, what the trader holds"),
+    "doctor": ("doctor", "what is wrong here, and what to do about it"),
     "logs": ("logs", "log lines of the daemon or of one child"),
     "stop": ("control", "stop the daemon, or one CHILD"),
     "start": ("control", "start one CHILD"),
@@ -31,6 +32,8 @@ VERBS = {
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "advise": ("program", "analyse the trials now"),
     "features": ("features", "what can be computed, what a policy sees, what differs between two"),
+    "notify": ("program", "send one test message to every configured service (--test)"),
+    "install-service": ("install_service", "write systemd's unit, account and configuration (--user, --uninstall)"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
 }
 

@@ -12,8 +12,8 @@ GAPS_KEPT = 64  # of the latest times between two beats: enough for a 95th perce
 HISTORY_S = 3600.0  # restarts older than this no longer count for anything
 FLAPPING_RESTARTS = 3  # within HISTORY_S: slow deaths that never become FATAL must still be seen
 
-Kind = Literal["worker", "paper_trader", "janitor", "advisor"]
-STOP_ORDER: tuple[Kind, ...] = ("advisor", "worker", "janitor", "paper_trader")
+Kind = Literal["worker", "paper_trader", "janitor", "advisor", "notifier"]
+STOP_ORDER: tuple[Kind, ...] = ("advisor", "worker", "janitor", "notifier", "paper_trader")
 
 
 class State(StrEnum):
@@ -45,7 +45,9 @@ class Policy:
     reap_s: float = 5.0  # between SIGKILL and giving up on it
     trader_waits_s: float = 29.0  # in a full stop the trader goes last: when the others are gone, or then
     step_factor: float = 10.0  # a worker may be silent for this many of its own 95th-percentile steps
-    caps: tuple[tuple[Kind, int], ...] = (("worker", 64), ("paper_trader", 1), ("janitor", 1), ("advisor", 1))
+    caps: tuple[tuple[Kind, int], ...] = (
+        ("worker", 64), ("paper_trader", 1), ("janitor", 1), ("advisor", 1), ("notifier", 1),
+    )  # fmt: skip
 
     def delay_s(self, failures: int, jitter: float) -> float:
         """Delay before restart number `failures` (from 1), in [d/2, d]; jitter in [0, 1)."""

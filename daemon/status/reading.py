@@ -134,18 +134,12 @@ class StatusReader:
 
     def _disks(self) -> Iterator[Disk]:
         """Every file system that some part of the state directory lies on, once."""
-        limits, by_device = self._config["janitor"], dict[int, list[str]]()
-        for user in USERS:
-            path = self._state_dir / user
-            if path.exists():
-                by_device.setdefault(path.stat().st_dev, []).append(user)
-        floor = (self._state_dir / "run" / "disk_floor").exists()
-        for users in by_device.values():
-            path = _mount_of(self._state_dir / users[0])
+        limits, floor = self._config["janitor"], (self._state_dir / "run" / "disk_floor").exists()
+        for path, users in file_systems(self._state_dir).items():
             usage = os.statvfs(path)
             free = usage.f_bavail * usage.f_frsize
             yield Disk(
-                path=str(path), used_by=tuple(users), free_bytes=free, total_bytes=usage.f_blocks * usage.f_frsize,
+                path=str(path), used_by=users, free_bytes=free, total_bytes=usage.f_blocks * usage.f_frsize,
                 below_warning=free < limits["warn_free_bytes"],
                 below_floor=free < limits["floor_free_bytes"] or (floor and "." in users),
             )  # fmt: skip
@@ -180,6 +174,16 @@ def _last_decision_s(journal: Path) -> int | None:
             return found
     except sqlite3.Error:
         return None
+
+
+def file_systems(state_dir: Path) -> dict[Path, tuple[str, ...]]:
+    """Mount points in use, the state directory's own first, and which of USERS lies on each."""
+    by_device: dict[int, list[str]] = {}
+    for user in USERS:
+        path = state_dir / user
+        if path.exists():
+            by_device.setdefault(path.stat().st_dev, []).append(user)
+    return {_mount_of(state_dir / users[0]): tuple(users) for users in by_device.values()}
 
 
 def _mount_of(path: Path) -> Path:

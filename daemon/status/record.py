@@ -14,6 +14,7 @@ from typing import Any, Literal
 from features.errors import CappuccinoError
 
 SCHEMA = 1
+STALE_S = 30.0  # a record older than this is no sign of life
 Level = Literal["fail", "warn", "info"]
 
 
