@@ -35,6 +35,8 @@ VERBS = {
     "notify": ("program", "send one test message to every configured service (--test)"),
     "install-service": ("install_service", "write systemd's unit, account and configuration (--user, --uninstall)"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
+    "backup": ("backup", "copy databases and ledgers now, tested by restoring them (--list: those there are)"),
+    "restore": ("backup", "put a backup back; what is there moves aside"),
 }
 
 
