@@ -17,6 +17,7 @@ from daemon.child.logs import configure_logging, get_logger
 from daemon.control_server import ControlServer, Peer
 from daemon.fleet import fleet_of, memory_of, policy_of, recalled, specs_of
 from daemon.history import History
+from daemon.journal import tell_journal
 from daemon.lifecycle import (
     Beat,
     ChildSpec,
@@ -343,3 +344,4 @@ class Supervisor:
 
 def log_to(state_dir: Path) -> None:
     configure_logging(component="daemon", child="supervisor", path=state_dir / "logs" / "supervisor.jsonl")
+    tell_journal()
