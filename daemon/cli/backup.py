@@ -32,7 +32,7 @@ def _backup(state_dir: Path, arguments: argparse.Namespace) -> int:
         for backup in found:
             verify(backup)
     else:
-        with Lock(state_dir / "run" / "janitor.lock", wait=True):
+        with Lock(state_dir / "run" / "housekeeping.lock", wait=True):
             found = [make_backup(state_dir, SystemClock())]
     if arguments.json:
         print(json.dumps([_record(b) for b in found]))

@@ -52,7 +52,7 @@ class Janitor:
 
     def clean(self) -> Plan:
         """Do it, the reserve files first and last. Two passes never run at once."""
-        with Lock(self._state_dir / "run" / "janitor.lock", wait=True):
+        with Lock(self._state_dir / "run" / "housekeeping.lock", wait=True):
             limits = self._limits()
             for verdict in (judge(d, limits) for d in self._disks()):
                 if verdict.free_reserve:  # before anything else is even read: everybody may be waiting for room

@@ -226,7 +226,7 @@ def test_installing_again_changes_nothing_and_uninstalling_leaves_state_and_conf
     assert service.show("LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
     assert not service.pids()
     assert (service.root / "etc/cappuccino/config.toml").exists() and (
-        service.root / "var/lib/cappuccino/study.db"
+        service.root / "var/lib/cappuccino/config.json"
     ).exists()
     service.run(CTL, "install-service")
     assert service.show("LoadState")["LoadState"] == "loaded"
