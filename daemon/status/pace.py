@@ -28,7 +28,7 @@ class Ended:
 def pace(
     ended: Sequence[Ended], *, running_for_s: Sequence[float], remaining: int, workers: int, now_s: float
 ) -> Pace:  # fmt: skip
-    """remaining: trials that have not ended, the running ones included. No estimate from fewer than two durations."""
+    """remaining: trials that have not ended, the running ones included. No rate and no estimate from fewer than two trials."""
     if not ended:
         return Pace()
     took = [e.took_s for e in ended]
@@ -39,7 +39,7 @@ def pace(
     in_trials_s = sum(min(e.took_s, e.at_s - since_s) for e in inside) + sum(min(r, window_s) for r in running_for_s)
     low_s, eta_s, high_s = _eta(took, running_for_s=running_for_s, remaining=remaining, workers=workers)
     return Pace(
-        median_s=middle_s, per_hour=round(3600 * len(inside) / window_s, 2),
+        median_s=middle_s, per_hour=round(3600 * len(inside) / window_s, 2) if len(ended) > 1 else None,
         busy=round(min(1.0, in_trials_s / (workers * window_s)), 3) if workers else None,
         eta_low_s=low_s, eta_s=eta_s, eta_high_s=high_s,
     )  # fmt: skip

@@ -103,9 +103,10 @@ def _study(s: Study, width: int, paint: Paint) -> Iterator[str]:
         counts.append(f"{s.handed_back} tried again")
     yield _cut("  " + ", ".join(counts), width)
     p = s.pace
-    if p.per_hour is not None and p.median_s is not None:
+    if p.median_s is not None:
+        rate = "" if p.per_hour is None else f"{p.per_hour:.3g} trials/h, "
         busy = "" if p.busy is None else f", workers {100 * p.busy:.0f} % busy"
-        yield from _wrapped(f"  {p.per_hour:g} trials/h, median {span(p.median_s)} each{busy}", width)
+        yield from _wrapped(f"  {rate}median {span(p.median_s)}{busy}", width)
     if s.samples_per_s is not None:
         yield f"  {s.samples_per_s:,.0f} account-steps/s"
     if p.eta_s is not None and p.eta_low_s is not None and p.eta_high_s is not None:
@@ -145,7 +146,8 @@ def _paper(p: Paper | None, width: int, paint: Paint) -> Iterator[str]:
     held = [f"{t} {100 * w:.0f} %" for t, w in p.weights.items() if round(100 * w) != 0]
     yield from _wrapped(f"  holds {', '.join(held) or 'cash alone'}", width)
     differ = paint(f"{p.mismatches} differ", "red") if p.mismatches else "all as trained"
-    yield f"  {p.decisions} decisions ({differ}), {p.fills} fills"
+    if p.decisions:
+        yield f"  {p.decisions} decisions ({differ}), {p.fills} fills"
 
 
 def _disk(d: Disk, paint: Paint) -> str:
