@@ -35,7 +35,7 @@ _SECRET_URL = (
     (re.compile(r"(/webhooks/\d+/|/services/|/bot)[^\s'\"?]+"), r"\1" + _REDACTED),  # Discord, Slack, Telegram
     (re.compile(r"\b(discord://|slack://|tgram://|mailtos?://)[^\s'\"]+"), r"\1" + _REDACTED),  # apprise's own forms
 )
-_NOISY = ("ccxt", "urllib3", "requests", "websockets", "alembic", "sqlalchemy", "optuna", "asyncio")
+_NOISY = ("ccxt", "urllib3", "requests", "websockets", "alembic", "sqlalchemy", "optuna", "asyncio", "apscheduler")
 
 
 def configure_logging(*, component: str, child: str, path: Path | None, level: int = logging.INFO) -> None:

@@ -30,7 +30,7 @@ SETTINGS = (
     "study.train_steps=500000", "study.accounts=128", "study.sampler_startup_trials=4",
     "promotion.without_champion=equal_weight", "paper.clock=replay", "paper.replay_start_utc=2024-01-01T00:00:00Z",
     "paper.replay_bars_per_s=30.0", "paper.start_without_champion=false", "advisor.every_trials=4",
-    "advisor.poll_s=2.0", "janitor.every_s=20.0", "janitor.floor_free_bytes=200000000",
+    "advisor.poll_s=2.0", "janitor.every_s=20.0", "janitor.floor_free_bytes=200000000", "janitor.resume_free_bytes=300000000",
     "janitor.warn_free_bytes=1000000000",
 )  # fmt: skip
 KILL_AT_BAR = 120

@@ -63,7 +63,7 @@ def _named(state_dir: Path, name: str) -> Backup:
 
 def _alone(state_dir: Path, stack: contextlib.ExitStack) -> None:
     """Hold the lock of every program that writes; whoever starts meanwhile is refused by it."""
-    names = {"supervisor", "paper_trader", "janitor", "judge"}
+    names = {"supervisor", "paper_trader", "janitor", "judge", "housekeeping"}
     names |= {p.stem for p in (state_dir / "run").glob("*.lock") if "worker" in p.stem or "foreground" in p.stem}
     for name in sorted(names):
         try:

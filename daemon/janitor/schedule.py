@@ -10,15 +10,18 @@ from daemon.janitor.backup import backups, make_backup, needed_bytes
 from features.errors import CappuccinoError
 
 RETRY_S = 3600.0  # after a failed one
+FIRST_S = 600.0  # after the start of a service that has none: by then there is something to lose
 
 
 def first_wait_s(age_s: float | None, every_s: float) -> float:
-    """Seconds until the first backup of this process: none yet → now. A clock that was set cannot postpone it further.
+    """Seconds until the first backup of this process, given the last one's age. A clock that was set postpones it by
 
-    >>> first_wait_s(None, 100.0), first_wait_s(30.0, 100.0), first_wait_s(-1e9, 100.0), first_wait_s(1e9, 100.0)
-    (0.0, 70.0, 100.0, 0.0)
+    `every_s` at most.
+
+    >>> first_wait_s(None, 1e5), first_wait_s(3e4, 1e5), first_wait_s(-1e9, 1e5), first_wait_s(1e9, 1e5)
+    (600.0, 70000.0, 100000.0, 0.0)
     """
-    return 0.0 if age_s is None else min(every_s, max(0.0, every_s - age_s))
+    return min(every_s, FIRST_S if age_s is None else max(0.0, every_s - age_s))
 
 
 class Nightly:
