@@ -71,10 +71,6 @@ class ControlServer:
         connection.setblocking(False)
         client = _Client(connection=connection, peer=_peer(connection), since_s=self._now_s())
         self._clients.append(client)
-        if client.peer.uid not in (0, os.geteuid()):
-            self._say(client, {"error": f"user {client.peer.uid} may not control the daemon",
-                               "hint": "ask as the daemon's own user or as root"})  # fmt: skip
-            return
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(client))
 
     def _hear(self, client: _Client) -> None:
@@ -92,6 +88,9 @@ class ControlServer:
             self._say(client, self._reply(client))
 
     def _reply(self, client: _Client) -> dict[str, Any]:
+        if client.peer.uid not in (0, os.geteuid()):  # refused only now, or it would be cut off before it hears why
+            return {"error": f"user {client.peer.uid} may not control the daemon",
+                    "hint": "ask as the daemon's own user or as root"}  # fmt: skip
         try:
             request = json.loads(client.heard.split(b"\n", 1)[0])
             if not isinstance(request, dict) or not isinstance(request.get("verb"), str):

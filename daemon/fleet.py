@@ -16,15 +16,15 @@ from features.errors import ConfigurationError
 STOP_BUDGET_S = 50.0  # below TimeoutStopSec=60 of the unit
 _MARKET = ("run", "market", "simulation", "features")
 _ACCOUNT = ("costs", "allocation", "account")
-# Sections that each program takes keys from (a test reads this off its source); another value there restarts it.
+# Sections, or single keys, that each program takes (a test reads this off its source); another value there restarts it.
 READS: dict[Kind, tuple[str, ...]] = {
     "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper"),
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper"),
-    "janitor": ("run", "janitor", "study", "gpu"),
-    "advisor": ("run", "advisor", "study"),
+    "janitor": ("run", "janitor", "study.name", "gpu"),
+    "advisor": ("run", "advisor", "study.name"),
     "notifier": ("run", "notify"),
 }
-NOT_READ = {("study", "workers")}  # how many there are is no business of any one of them
+NOT_READ = ("study.workers",)  # how many there are is no business of any one of them
 
 
 def specs_of(config: Config, state_dir: Path) -> tuple[ChildSpec, ...]:
@@ -149,8 +149,7 @@ def _cpus(text: str) -> tuple[int, ...]:
 
 
 def _hash_of_what_it_reads(config: Config, kind: Kind) -> str:
-    record = asdict(config)
-    read = {f"{s}.{k}": v for s in READS[kind] for k, v in record[s].items() if (s, k) not in NOT_READ}
-    if kind == "worker":
-        read["daemon.torch_threads"] = config.daemon.torch_threads
+    every = {f"{section}.{key}": value for section, keys in asdict(config).items() for key, value in keys.items()}
+    names = (*READS[kind], *(("daemon.torch_threads",) if kind == "worker" else ()))
+    read = {k: v for k, v in every.items() if k not in NOT_READ and (k in names or k.partition(".")[0] in names)}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
