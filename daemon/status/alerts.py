@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from daemon.status.record import Alert, Child, Level, Status
 
-GPU_WARM_C, GPU_HOT_C = 80.0, 85.0  # the predecessor's operators' own limits
 DECISION_LATE_BARS = 2.5  # a bar, its grace, and one that the venue was late with
 _ORDER: dict[Level, int] = {"fail": 0, "warn": 1, "info": 2}
 
 
-def alerts(status: Status, *, timeframe_s: int) -> tuple[Alert, ...]:
-    found = [*_children(status), *_paper(status, timeframe_s), *_disks(status), *_gpus(status)]
+def alerts(status: Status, *, timeframe_s: int, gpu_warn_c: float, gpu_pause_c: float) -> tuple[Alert, ...]:
+    """The thresholds are those of the configuration: what is alarming is what the service itself acts on."""
+    found = [*_children(status), *_paper(status, timeframe_s), *_disks(status), *_gpus(status, gpu_warn_c, gpu_pause_c)]
     return tuple(sorted(found, key=lambda a: _ORDER[a.level]))
 
 
@@ -67,11 +67,11 @@ def _disks(status: Status) -> Iterator[Alert]:
             )  # fmt: skip
 
 
-def _gpus(status: Status) -> Iterator[Alert]:
+def _gpus(status: Status, warn_c: float, pause_c: float) -> Iterator[Alert]:
     for g in status.gpus:
-        if g.temperature_c is not None and g.temperature_c >= GPU_WARM_C:
-            hot = g.temperature_c >= GPU_HOT_C
+        if g.temperature_c is not None and g.temperature_c >= warn_c:
+            hot = g.temperature_c >= pause_c
             yield Alert(
-                level="fail" if hot else "warn", text=f"GPU {g.index} is at {g.temperature_c:.0f} °C",
+                level="fail" if hot else "warn", text=f"GPU {g.index} is at {g.temperature_c:.0f} °C" + (": no new trials" if hot else ""),
                 remedy="check its fans; pause training with cappuccinoctl pause",
             )  # fmt: skip

@@ -44,7 +44,12 @@ class StatusReader:
             champion=self._champion(), paper=self._paper(now_s), advice=self._advice(), disks=tuple(self._disks()),
             gpus=tuple(self._gpus(now_s)), alerts=(), state_dir=str(self._state_dir),
         )  # fmt: skip
-        return asdict(replace(status, alerts=alerts(status, timeframe_s=self._config["market"]["timeframe_s"])))
+        gpu = self._config["gpu"]
+        found = alerts(
+            status, timeframe_s=self._config["market"]["timeframe_s"], gpu_warn_c=gpu["warn_temperature_c"],
+            gpu_pause_c=gpu["pause_temperature_c"],
+        )  # fmt: skip
+        return asdict(replace(status, alerts=found))
 
     def _study(self, fleet: Sequence[Child], now_s: float) -> Study:
         name, target = self._config["study"]["name"], self._config["study"]["target_trials"]

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from daemon.status.record import (
 )  # fmt: skip
 from daemon.status.render import exit_code, render, rough, span
 
+LIMITS: Any = {"timeframe_s": 3600, "gpu_warn_c": 80.0, "gpu_pause_c": 85.0}
 FULL = Status(
     schema=1, daemon=Daemon(state="running", pid=4242, up_s=8000.0, written_utc="2026-01-01T00:00:00+00:00"),
     children=(
@@ -59,7 +61,7 @@ FULL = Status(
               utilisation=0.87, temperature_c=83.0),),
     alerts=(), state_dir="/var/lib/cappuccino",
 )  # fmt: skip
-FULL = replace(FULL, alerts=alerts(FULL, timeframe_s=3600))
+FULL = replace(FULL, alerts=alerts(FULL, **LIMITS))
 
 
 def test_a_status_survives_its_json_form_unchanged() -> None:
@@ -114,7 +116,7 @@ def test_a_healthy_service_has_no_alert_and_exit_code_0() -> None:
         FULL, gpus=(), children=FULL.children[:2],
         disks=(replace(FULL.disks[0], below_floor=False, below_warning=False),),
     )  # fmt: skip
-    assert alerts(fine, timeframe_s=3600) == ()
+    assert alerts(fine, **LIMITS) == ()
     assert exit_code(fine) == 0
 
 
@@ -131,7 +133,7 @@ def test_a_healthy_service_has_no_alert_and_exit_code_0() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_remedy(change: dict[str, object], level: str, words: str) -> None:
-    found = [a for a in alerts(replace(FULL, **change), timeframe_s=3600) if words in a.text]  # type: ignore[arg-type]
+    found = [a for a in alerts(replace(FULL, **change), **LIMITS) if words in a.text]  # type: ignore[arg-type]
     assert found and found[0].level == level and found[0].remedy
 
 
