@@ -71,7 +71,7 @@ def _gpus(status: Status, warn_c: float, pause_c: float) -> Iterator[Alert]:
     for g in status.gpus:
         if g.temperature_c is not None and g.temperature_c >= warn_c:
             hot = g.temperature_c >= pause_c
+            text = f"GPU {g.index} is at {g.temperature_c:.0f} °C" + (": no new trials" if hot else "")
             yield Alert(
-                level="fail" if hot else "warn", text=f"GPU {g.index} is at {g.temperature_c:.0f} °C" + (": no new trials" if hot else ""),
-                remedy="check its fans; pause training with cappuccinoctl pause",
-            )  # fmt: skip
+                level="fail" if hot else "warn", text=text, remedy="check its fans; cappuccinoctl pause rests it"
+            )
