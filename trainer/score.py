@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from features.errors import DataError
 from trainer.evaluate import Run
-from trainer.stats import annualised, sharpe, sharpe_se, varies
+from trainer.sharpe import annualised, sharpe, sharpe_se, varies
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 

@@ -23,9 +23,9 @@ from trainer.evaluate import Run, pooled, run_policy
 from trainer.ledger import TrialLedger
 from trainer.promote import Judge
 from trainer.score import excess_t, score
+from trainer.sharpe import sharpe
 from trainer.space import Hyperparameters, suggest
 from trainer.splits import Fold
-from trainer.stats import sharpe
 from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir, write_space
 from trainer.vector_env import MarketTensors
 
