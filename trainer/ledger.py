@@ -10,30 +10,49 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import DataError
-from features.files import Lock, append_jsonl, read_jsonl
+from features.files import Lock, append_jsonl, read_json, read_jsonl, write_atomic
 
 _GENESIS = "0" * 64
 
 
 class HashChain:
-    """Records in a JSONL file, each carrying the hash of the one before. Safe for several processes."""
+    """Records in a JSONL file, each carrying the hash of the one before. Safe for several processes.
+
+    A chain alone does not miss its tail, so `<name>.head` beside it remembers how long it was and how it ended.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = path.with_suffix(".lock")
+        self._head = path.with_suffix(".head")
 
     def append(self, record: Mapping[str, Any]) -> str:
         """Append under the lock and return the new record's hash."""
         with Lock(self._lock, wait=True):
-            records = read_jsonl(self._path)
+            records = self.records()  # nothing is chained to a broken ledger
             previous = records[-1]["hash"] if records else _GENESIS
             linked = {**record, "previous": previous}
             digest = _digest(linked)
             append_jsonl(self._path, {**linked, "hash": digest})
+            # after the record: a crash between the two leaves a head that is one short, which is still true
+            write_atomic(self._head, json.dumps({"records": len(records) + 1, "hash": digest}).encode())
         return digest
 
     def records(self) -> list[dict[str, Any]]:
-        """All records; DataError names the first whose hash or predecessor is not what it should be."""
+        """All records; DataError names the first that is missing, or whose hash or predecessor is not its own."""
+        # the head first: records appended between the two reads only make the chain longer than it says
+        head = read_json(self._head) if self._head.exists() else {"records": 0, "hash": _GENESIS}
+        records = self._linked()
+        if len(records) < head["records"]:
+            raise DataError(
+                f"{self._path.name}: record {len(records) + 1} is missing, {head['records']} were written",
+                hint=f"restore {self._path.name} from a backup: the number of trials ever started counts on it",
+            )
+        if head["records"] and records[head["records"] - 1]["hash"] != head["hash"]:
+            raise DataError(f"{self._path.name}: record {head['records']} is not the one that was written")
+        return records
+
+    def _linked(self) -> list[dict[str, Any]]:
         records = read_jsonl(self._path)
         previous = _GENESIS
         for number, record in enumerate(records, start=1):
