@@ -41,7 +41,7 @@ class HashChain:
     def records(self) -> list[dict[str, Any]]:
         """All records; DataError names the first that is missing, or whose hash or predecessor is not its own."""
         # the head first: records appended between the two reads only make the chain longer than it says
-        head = read_json(self._head) if self._head.exists() else {"records": 0, "hash": _GENESIS}
+        head: dict[str, Any] = read_json(self._head) if self._head.exists() else {"records": 0, "hash": _GENESIS}
         records = self._linked()
         if len(records) < head["records"]:
             raise DataError(
