@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 STATE ?=
 RUN_FLAGS := $(if $(STATE),--state-dir $(STATE))
 
-.PHONY: help venv demo run test test-slow lint format bench clean
+.PHONY: help venv demo run test test-slow test-systemd lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(STAMP) ## all quick tests
 
 test-slow: $(STAMP) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-systemd: $(STAMP) ## the shipped unit under a real systemd in a container (root; skipped with a reason elsewhere)
+	@$(BIN)/python -m pytest -m systemd -s -rs tests/systemd
 
 lint: $(STAMP) ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check .

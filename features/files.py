@@ -1,9 +1,11 @@
 """Files that survive a crash: atomic replacement, append-only records with a checksum, and locks."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from features.errors import CappuccinoError, DataError
+
+# what SQLite says when it cannot write its file, or cannot grow the shared memory beside its write-ahead log
+_SQLITE_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 
 
 class AlreadyRunning(CappuccinoError):
@@ -68,9 +73,12 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     try:
         size = os.lseek(handle, 0, os.SEEK_END)
         os.ftruncate(handle, whole := _whole_length(handle, size))
-        os.lseek(handle, whole, os.SEEK_SET)
-        os.write(handle, line.encode())
-        os.fsync(handle)
+        try:
+            _write_all(handle, line.encode(), whole)
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, whole)  # a full disk may have taken the first half of the line
+            raise
     finally:
         os.close(handle)
 
@@ -91,6 +99,24 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}: line {number} does not match its checksum")
         records.append(record)
     return records
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or what caused it, says that the disk is full or a quota used up."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "") in _SQLITE_FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _write_all(handle: int, data: bytes, offset: int) -> None:
+    """Write everything at `offset`: on a nearly full disk one call takes a part and reports no error."""
+    while data:
+        taken = os.pwrite(handle, data, offset)
+        data, offset = data[taken:], offset + taken
 
 
 def _whole_length(handle: int, size: int) -> int:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate import Run
-from trainer.stats import bootstrap_p, deflated_sharpe, holm, moments, pbo, sharpe, varies
+from trainer.overfitting import cscv
+from trainer.resampling import bootstrap_p, holm
+from trainer.sharpe import deflated_sharpe, moments, sharpe, varies
 
 Float = NDArray[np.float64]
 STRESS_FEES_BPS = (10.0, 25.0)  # every candidate must stand at both, whatever the venue charges
@@ -87,7 +89,7 @@ def overfitting(returns: Float) -> Gate:
     if returns.shape[1] < PBO_MIN_TRIALS:
         what = f"probability of backtest overfitting: not estimable from {returns.shape[1]} trials"
         return Gate(gate="G3", what=what, value=None, unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=False)
-    value, _ = pbo(returns)
+    value = cscv(returns).pbo
     return Gate(
         gate="G3", what=f"probability of backtest overfitting, {returns.shape[1]} trials", value=value,
         unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=value <= PBO_LIMIT,

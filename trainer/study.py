@@ -92,6 +92,16 @@ class SharedStudy:
         with self._locked():
             self._requeue(trial.number, "stopped", seconds=seconds)
 
+    def retry_smaller(self, trial: optuna.Trial, chosen: Hyperparameters) -> bool:
+        """Once: `chosen` waits for the next worker in place of what did not fit into memory. As a trial of its own,
+
+        since a score belongs to the parameters that made it. False when this trial was such a retry already.
+        """
+        if trial.user_attrs.get("smaller_than") is not None:
+            return False
+        self.study.enqueue_trial(chosen.to_dict(), user_attrs={"smaller_than": trial.number})
+        return True
+
     def progress(self) -> dict[str, int]:
         """Number of trials by state, plus `finished` (what counts towards the target) and `target`."""
         trials = self.study.get_trials(deepcopy=False)

@@ -22,9 +22,9 @@ from features.venue_rules import VenueRules
 from trainer import ppo
 from trainer.baselines import bound_names, run_baselines
 from trainer.evaluate import Arena, Run, run_policy
+from trainer.resampling import bootstrap_p
 from trainer.score import excess_t, score, table
 from trainer.space import Hyperparameters
-from trainer.stats import bootstrap_p
 from trainer.vector_env import MarketTensors
 
 TICKERS = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")

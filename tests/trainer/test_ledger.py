@@ -56,6 +56,30 @@ def test_a_ledger_that_was_touched_names_the_first_bad_record(tmp_path: Path, da
         ledger.count()
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_ledger_cut_short_is_missed_so_that_no_trial_can_be_forgotten(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = TrialLedger(path)
+    for number in range(4):
+        started(ledger, number)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(DataError, match=f"record {kept + 1} is missing, 4 were written"):
+        ledger.count()
+    with pytest.raises(DataError, match="is missing"):
+        started(ledger, 4)  # nor is anything chained to what is left
+
+
+def test_a_crash_between_the_record_and_its_head_loses_nothing(tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path / "ledger.jsonl")
+    started(ledger, 0)
+    before = (tmp_path / "ledger.head").read_bytes()
+    started(ledger, 1)
+    (tmp_path / "ledger.head").write_bytes(before)  # as a kill after the append leaves it
+    assert ledger.count() == 2
+    started(ledger, 2)
+    assert ledger.count() == 3
+
+
 def test_several_processes_append_to_one_unbroken_chain(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from trainer.ledger import TrialLedger\n"
