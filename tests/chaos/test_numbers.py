@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,9 @@ def test_200_crashes_on_two_loaded_cores(tmp_path: Path) -> None:
                 select.select([handle], [], [], 10.0)
                 kernel_s.append(time.monotonic() - killed[pid])
                 os.close(handle)
-                stage.until(lambda name=name, pid=pid: (c := stage.children()[name])["pid"] not in (None, pid) and c["note"])
+                stage.until(
+                    lambda name=name, pid=pid: (c := stage.children()[name])["pid"] not in (None, pid) and c["note"]
+                )
         spawned = {e["child_pid"]: e["name"] for e in stage.log("child.spawned")}
         exits = {name: [e["mono"] for e in stage.log("child.exited") if e["name"] == name] for name in spawned.values()}
         took_s = [min(m for m in exits[spawned[pid]] if m >= at_s) - at_s for pid, at_s in killed.items()]
@@ -105,7 +108,7 @@ def test_the_socket_while_every_child_hangs_on_two_loaded_cores(tmp_path: Path) 
         took_s, echo_s = [], []
         with echo(tmp_path / "echo") as ask_echo:
             for _ in range(1000):
-                for times, ask in ((took_s, lambda: stage.ask("status")), (echo_s, ask_echo)):
+                for times, ask in ((took_s, partial(stage.ask, "status")), (echo_s, ask_echo)):
                     began_s = time.perf_counter()
                     ask()
                     times.append(time.perf_counter() - began_s)
@@ -140,7 +143,7 @@ def echo(path: Path) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("case", ["willing", "deaf", "frozen", "asleep on SIGTERM and frozen trader"])
 def test_a_full_stop_takes_less_than_fifty_seconds_with_the_shipped_patience(tmp_path: Path, case: str) -> None:
-    deaf = {k: ("stubborn", "") for k in FOUR}
+    deaf = dict.fromkeys(FOUR, ("stubborn", ""))
     with staged(tmp_path, deaf if "willing" not in case and case != "frozen" else FOUR, study={"workers": 2}) as stage:
         pids = stage.pids()
         if case == "frozen":
@@ -169,7 +172,7 @@ def test_200_kills_of_the_supervisor_leave_nobody(tmp_path: Path) -> None:
         for n in range(KILLS):
             stage.start()
             if n % 4:  # wherever it is: between two starts as well
-                stage.until(lambda: (tmp_path / "run" / "control.sock").exists())
+                stage.until((tmp_path / "run" / "control.sock").exists)
                 time.sleep(float(rng.uniform(0.0, 0.5)))
                 pids = list(stage.pids().values())
                 grandchildren = []
