@@ -1,7 +1,8 @@
 """supervisor.db: what happened to the children, their last words, and what a crashed supervisor must not forget.
 
 SQLite in WAL mode with synchronous=NORMAL: a `kill -9` loses nothing, a power cut the last moments, and a commit does
-not wait for the disk. Only the supervisor writes. A full disk costs records, which are counted, never the loop.
+not wait for the disk; a checkpoint does, so it comes in a quiet moment (`tidy`) and not with the commit that happens to
+fill the log. Only the supervisor writes. A full disk costs records, which are counted, never the loop.
 """
 
 import contextlib
@@ -17,7 +18,6 @@ from features.errors import CappuccinoError
 VERSION = 1
 KEPT_EVENTS = 20_000  # a flapping fleet writes a few hundred a day
 KEPT_CRASHES = 200  # of up to 64 KiB each
-_PRUNE_EVERY = 500
 _SCHEMA = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, pid INTEGER NOT NULL, began_utc TEXT NOT NULL,
                    ended_utc TEXT, fleet TEXT NOT NULL DEFAULT '{}');
@@ -52,7 +52,7 @@ class History:
 
     def _open(self, path: Path) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=100", "foreign_keys=ON",
-                       "wal_autocheckpoint=256", "journal_size_limit=1048576"):  # fmt: skip
+                       "wal_autocheckpoint=4096", "journal_size_limit=1048576"):  # fmt: skip
             self._db.execute(f"PRAGMA {pragma}")
         if (found := self._db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found)
@@ -105,9 +105,16 @@ class History:
                 (self._run, self._now(), event, child, json.dumps(facts)),
             )
         self._written += 1
-        if self._written % _PRUNE_EVERY == 0:
-            with self._writing():
-                self._db.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (KEPT_EVENTS,))
+
+    def tidy(self) -> None:
+        """Forget what is old and fold the log into the database. Waits for the disk; for a moment when nothing happens."""
+        if not self._written:
+            return
+        self._written = 0
+        with self._writing():
+            self._db.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (KEPT_EVENTS,))
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def crash(self, *, child: str, pid: int, code: int, up_s: float, output: bytes) -> None:
         """A child that died unasked, with its last words."""

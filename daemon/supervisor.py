@@ -48,6 +48,7 @@ from features.files import Lock, write_atomic
 
 MAX_SLEEP_S = 1.0  # the loop turns at least this often, whatever the fleet expects
 USAGE_EVERY_S = 5.0
+QUIET_S = 20.0  # without an event, before the history is folded together
 READY_AT_LATEST_S = 30.0  # a trader that waits for its market is no reason for systemd to kill the service
 _PLACE = "run/children.json"
 
@@ -74,6 +75,7 @@ class Supervisor:
         self._log = get_logger()
         self._began_s = self._now_s()
         self._usage_due_s = self._ping_due_s = 0.0
+        self._quiet_since_s = self._began_s
         self._ready = False
         self._remembered: dict[str, Any] = {}
 
@@ -119,6 +121,8 @@ class Supervisor:
             self._do(Tick(now_s=now_s))
             self._server.expire()
             self._tell(now_s)
+            if now_s >= self._quiet_since_s + QUIET_S:
+                self._history.tidy()
 
     def _do(self, event: Event) -> None:
         """One event in, its effects out, until nothing more follows."""
@@ -326,6 +330,7 @@ class Supervisor:
 
     def _note(self, event: str, name: str, **facts: Any) -> None:
         """One fact, once: to the log and to the history."""
+        self._quiet_since_s = self._now_s()
         self._log.info(event, name=name, **facts)
         self._history.event(event, name, facts)
 

@@ -185,11 +185,11 @@ def _beat(fleet: Fleet, event: Beat) -> Fleet:
 
 
 def _usage(fleet: Fleet, event: Usage) -> Step:
-    """Too much memory: asked to stop while it still can, and restarted as after a crash."""
+    """Too much memory: asked to stop while it still can, and restarted as after a crash. A full stop has its own order."""
     c = fleet.child(event.name)
     c = replace(c, rss_bytes=event.rss_bytes)
     limit = c.spec.limits.rss_bytes
-    if not limit or event.rss_bytes <= limit or c.state not in _WORKING:
+    if not limit or event.rss_bytes <= limit or c.state not in _WORKING or fleet.stopping_s is not None:
         return fleet.put(c), ()
     facts = (("rss_bytes", event.rss_bytes), ("limit_bytes", limit))
     note = Note(event="child.over_memory", name=event.name, facts=facts)

@@ -85,8 +85,9 @@ def test_a_trader_on_a_full_disk_sends_nothing_stays_alive_and_ends_like_one_tha
     assert process.returncode == 0
     trader(config, undisturbed).run()
     assert books(disk) == books(undisturbed)
-    told = [json.loads(line) for line in (disk / "logs" / "paper_trader.jsonl").read_bytes().splitlines()]
-    assert {"log.dropped", "trader.disk_full"} & {r["event"] for r in told}
+    (log,) = (disk / "logs").glob("*.jsonl")
+    text = log.read_text()  # the file may hold parts of records that did not fit
+    assert '"event": "log.dropped"' in text or '"event": "trader.disk_full"' in text
 
 
 def test_a_trader_told_to_stop_on_a_full_disk_stops(disk: Path) -> None:
@@ -124,6 +125,8 @@ def test_a_worker_on_a_full_disk_waits_and_loses_neither_a_trial_nor_a_line_of_t
     assert [r["state"] for r in records(disk)] == ["COMPLETE"] * 4
     ledger = TrialLedger(disk / "ledger.jsonl").records()  # hashes and order are checked
     assert [r["event"] for r in ledger] == ["started", "ended"] * 4
+    text = (disk / "logs" / "worker-0.jsonl").read_text()
+    assert '"event": "log.dropped"' in text or '"event": "worker.disk_full"' in text  # it did try to write meanwhile
 
 
 def test_the_janitor_sees_the_disk_fill_up_gives_the_reserve_back_and_makes_it_anew_by_itself(disk: Path) -> None:

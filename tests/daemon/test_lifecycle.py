@@ -18,6 +18,7 @@ from daemon.lifecycle import (
     Event,
     Exited,
     Fleet,
+    Limits,
     Pause,
     Policy,
     Reshape,
@@ -27,6 +28,7 @@ from daemon.lifecycle import (
     State,
     StopAll,
     Tick,
+    Usage,
     next_wake_s,
     step,
 )  # fmt: skip
@@ -379,3 +381,15 @@ def test_a_reshape_adds_retires_and_restarts_and_gives_the_given_up_another_chan
     world.advance(5.0)
     assert sorted(world.alive.values()) == ["advisor", "janitor", "paper_trader", "worker-0", "worker-2"]
     assert world.fleet.child("worker-0").spec.hang_s == 99.0  # patience applies live
+
+
+def test_too_much_memory_during_a_full_stop_does_not_bring_the_trader_forward() -> None:
+    """Found by the simulation, seed 578."""
+    world = running("paper_trader", "worker-0")
+    limits = Limits(rss_bytes=100)
+    for name in ("paper_trader", "worker-0"):
+        c = world.fleet.child(name)
+        world.fleet = world.fleet.put(replace(c, spec=replace(c.spec, limits=limits)))
+    world.do(StopAll(now_s=world.now_s))
+    world.do(Usage(name="paper_trader", rss_bytes=200, now_s=world.now_s))
+    assert [n for _, n, _ in world.signals] == ["worker-0"]
