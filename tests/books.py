@@ -27,8 +27,9 @@ TICKERS = ("BTC", "ETH", "LTC")
 class Scenario:
     """costs: one record per account, alike in fee_in and max_volume_share, which one call of the arrays shares."""
 
-    bars: Bars
-    raw: NDArray[np.float64]  # (T - 1, A, N + 2)
+    bars: Bars = field(repr=False)
+    raw: NDArray[np.float64] = field(repr=False)  # (T - 1, A, N + 2)
+    seed: int  # of the bars and of raw
     cash: float
     costs: tuple[Costs, ...]
     limits: Limits
