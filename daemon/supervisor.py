@@ -76,7 +76,7 @@ class Supervisor:
         self._began_s = self._now_s()
         self._usage_due_s = self._ping_due_s = 0.0
         self._quiet_since_s = self._began_s
-        self._ready = False
+        self._ready, self._lost_told = False, 0
         self._remembered: dict[str, Any] = {}
 
     def run(self) -> int:
@@ -197,6 +197,9 @@ class Supervisor:
         if not self._ready and self._is_ready(now_s):
             self._ready = True
             self._notifier.send("READY=1")
+        if self._history.lost != self._lost_told:
+            self._lost_told = self._history.lost
+            self._log.warning("history.lost", lost=self._history.lost)
         if now_s >= self._ping_due_s:
             self._ping_due_s = now_s + self._notifier.ping_every_s
             running = sum(c.pid is not None for c in self._fleet.children)

@@ -125,9 +125,15 @@ def _watch(fleet: Fleet, c: Child, now_s: float) -> Step:
     overdue |= c.state is State.STOPPING and c.term_s is not None and now_s >= c.term_s + c.spec.grace_s
     if overdue:
         return fleet.put(replace(c, kill_s=now_s)), (Signal(name=name, pid=c.pid, what="kill"),)
-    if c.state in _WORKING and c.failures and c.done >= 0 and now_s >= c.since_s + policy.backoff_reset_s:
-        return fleet.put(replace(c, failures=0)), (Note(event="child.forgiven", name=name),)
+    if (well := _forgiven(fleet, c, now_s)) is not c:
+        return fleet.put(well), (Note(event="child.forgiven", name=name),)
     return fleet, ()
+
+
+def _forgiven(fleet: Fleet, c: Child, now_s: float) -> Child:
+    """Without its earlier failures, if it has been healthy and getting things done for long enough."""
+    well = c.state in _WORKING and c.done >= 0 and now_s >= c.since_s + fleet.policy.backoff_reset_s
+    return replace(c, failures=0) if well and c.failures else c
 
 
 def may_start(fleet: Fleet, c: Child) -> bool:
@@ -186,8 +192,7 @@ def _beat(fleet: Fleet, event: Beat) -> Fleet:
 
 def _usage(fleet: Fleet, event: Usage) -> Step:
     """Too much memory: asked to stop while it still can, and restarted as after a crash. A full stop has its own order."""
-    c = fleet.child(event.name)
-    c = replace(c, rss_bytes=event.rss_bytes)
+    c = replace(_forgiven(fleet, fleet.child(event.name), event.now_s), rss_bytes=event.rss_bytes)
     limit = c.spec.limits.rss_bytes
     if not limit or event.rss_bytes <= limit or c.state not in _WORKING or fleet.stopping_s is not None:
         return fleet.put(c), ()
@@ -198,7 +203,7 @@ def _usage(fleet: Fleet, event: Usage) -> Step:
 
 
 def _exited(fleet: Fleet, event: Exited) -> Step:
-    c = fleet.child(event.name)
+    c = _forgiven(fleet, fleet.child(event.name), event.now_s)
     text = f"exit {event.code}" if event.code >= 0 else f"signal {-event.code}"
     gone = replace(c, pid=None, since_s=event.now_s, last_exit=text, ready=False)
     facts = (("code", event.code), ("up_s", round(event.now_s - c.since_s, 1)), ("failures", c.failures))

@@ -39,6 +39,14 @@ class Puppet:
         while not self.stop.wait(float(every_s or 0.1)):
             self.beat()
 
+    def burn(self, _: str) -> None:
+        """Trains: a core for itself, a beat now and then."""
+        while not self.stop.requested:
+            until_s = time.monotonic() + 0.2
+            while time.monotonic() < until_s:
+                sum(range(1000))
+            self.beat()
+
     def die(self, code: str) -> None:
         """Ends by itself after its first beat."""
         self.beat()
