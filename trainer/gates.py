@@ -117,6 +117,12 @@ def holdout(comparison: Comparison, *, baseline: str, opening: int, rng: np.rand
     )  # fmt: skip
 
 
+def holdout_cut_short() -> Gate:
+    """G6 of a candidate for which the hold-out was opened by a judge that died: nobody looks a second time."""
+    what = "hold-out: opened before for this artifact, and nothing was written down"
+    return Gate(gate="G6", what=what, value=None, unit="log wealth", threshold="> 0", passed=False)
+
+
 def parity(compared: int, differing: int) -> Gate:
     """G7: decisions re-derived through the live stream, bit for bit."""
     return Gate(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import DataError
-from features.files import Lock, append_jsonl, read_json, read_jsonl, write_atomic
+from features.files import Lock, append_jsonl, disk_full, read_json, read_jsonl, write_atomic
 
 _GENESIS = "0" * 64
 
@@ -33,8 +33,13 @@ class HashChain:
             linked = {**record, "previous": previous}
             digest = _digest(linked)
             append_jsonl(self._path, {**linked, "hash": digest})
-            # after the record: a crash between the two leaves a head that is one short, which is still true
-            write_atomic(self._head, json.dumps({"records": count + 1, "hash": digest}).encode())
+            # after the record: a crash between the two leaves a head that is one short, which is still true; so does a
+            # full disk, for the record is down, and whoever is told otherwise writes it a second time
+            try:
+                write_atomic(self._head, json.dumps({"records": count + 1, "hash": digest}).encode())
+            except OSError as error:
+                if not disk_full(error):
+                    raise
         return digest
 
     def records(self) -> list[dict[str, Any]]:

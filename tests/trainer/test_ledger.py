@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mounts import fill, mounted
 from world import random_bars
 
 from daemon.child.config import parse
@@ -115,3 +116,19 @@ def test_the_holdout_is_read_only_against_a_ledgered_opening_and_never_twice_for
     with pytest.raises(DataError, match="already judged"):
         ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
     assert ledger.open(artifact="b" * 64, data_sha256="d", who="test", at_utc="t").opening == 2  # and it is charged
+
+
+def test_a_record_that_just_fitted_on_a_full_disk_is_down_once_and_nobody_is_told_to_write_it_again(
+    tmp_path: Path,
+) -> None:
+    """The record goes into the rest of the file's last page; its head would need a new one."""
+    with mounted("tmpfs", tmp_path / "disk", size_mib=1) as place:
+        ledger = TrialLedger(place / "ledger.jsonl")
+        started(ledger, 0)
+        fill(place)
+        started(ledger, 1)
+        with pytest.raises(OSError, match="No space"):
+            (place / "another").write_bytes(b"x")
+        assert [r["number"] for r in ledger.records()] == [0, 1]
+        assert json.loads((place / "ledger.head").read_bytes())["records"] == 1
+    assert not (tmp_path / "disk" / "ledger.jsonl").exists(), "it was a file system of its own"
