@@ -23,7 +23,7 @@ from features.scaling import Scaler
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
 
-MANIFEST, WEIGHTS, EVIDENCE = "manifest.json", "weights.safetensors", "evidence.json"
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

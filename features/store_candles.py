@@ -111,10 +111,6 @@ class Candles:
         times = np.concatenate([p.close_time_s for p in parts])
         return cls(timeframe_s=timeframe_s, close_time_s=times, ohlcv=np.concatenate([p.ohlcv for p in parts]))
 
-    def frame(self) -> pd.DataFrame:
-        """Columns close_time_s and VALUE_COLUMNS."""
-        return pd.DataFrame({"close_time_s": self.close_time_s, **dict(zip(VALUE_COLUMNS, self.ohlcv.T, strict=True))})
-
     def source_frame(self, ticker: str) -> pd.DataFrame:
         """As a source gives them and `bars_from_candles` takes them."""
         opened = pd.to_datetime(self.close_time_s - self.timeframe_s, unit="s", utc=True)

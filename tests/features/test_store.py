@@ -82,7 +82,7 @@ def test_however_the_pages_fall_the_store_holds_the_same_bytes_and_the_same_hash
         put(other, truth.between(overlap, until_s), answered=(overlap, until_s))
     assert files(one.root) == files(other.root)
     assert everything(other).sha256() == truth.sha256()
-    assert everything(other).frame()["close_time_s"].tolist() == truth.close_time_s.tolist()
+    assert everything(other).close_time_s.tolist() == truth.close_time_s.tolist()
 
 
 def test_a_month_is_a_file_and_an_append_rewrites_only_the_last(tmp_path: Path) -> None:
