@@ -11,7 +11,7 @@ below has summed, in order of time. Hence 1m → 1h → 4h equals 1m → 4h to t
 import numpy as np
 
 from features.errors import DataError
-from features.store_candles import Candles, timeframe_text
+from features.store.candles import Candles, timeframe_text
 
 LADDER_S = (60, 300, 900, 3600, 14_400, 86_400)
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)

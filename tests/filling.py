@@ -12,8 +12,8 @@ from pathlib import Path
 
 from features.sources.copied import CopiedSource
 from features.sources.recorded import RecordedSource
-from features.store import CandleStore
-from features.store_fill import Filled, Filler
+from features.store.fill import Filled, Filler
+from features.store.store import CandleStore
 
 TICKERS = ("BTC", "ETH")
 HOUR = 3600

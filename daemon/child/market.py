@@ -16,7 +16,7 @@ from features.sources.errors import MarketUnavailable
 from features.sources.live import LiveSource
 from features.sources.stored import StoredSource
 from features.spec import FeatureSpec, preset
-from features.store import CandleStore
+from features.store.store import CandleStore
 from features.venue_rules import VenueRules
 
 LOCK_POLL_S = 0.2

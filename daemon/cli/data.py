@@ -23,11 +23,11 @@ from features.sources.base import CandleSource
 from features.sources.copied import CopiedSource
 from features.sources.errors import MarketUnavailable
 from features.sources.live import LiveSource
-from features.store import CandleStore
-from features.store_candles import candles_sha256, timeframe_of, timeframe_text
-from features.store_check import Finding, findings, repair
-from features.store_fill import Filled, Filler
-from features.store_shelf import Shelf
+from features.store.candles import candles_sha256, timeframe_of, timeframe_text
+from features.store.check import Finding, findings, repair
+from features.store.fill import Filled, Filler
+from features.store.shelf import Shelf
+from features.store.store import CandleStore
 
 REREAD_BARS = 48  # of what is stored, asked again by `update`: venues correct themselves within a day or two
 FOREVER = 1 << 62

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from features.bars import utc_text
 from features.resample import resample
-from features.store import CandleStore
-from features.store_candles import Candles, timeframe_text
-from features.store_shelf import Shelf
+from features.store.candles import Candles, timeframe_text
+from features.store.shelf import Shelf
+from features.store.store import CandleStore
 from features.venue_rules import VenueRules
 
 MOST_GAPS = 5  # lines a person reads; --json has all of them

@@ -4,7 +4,7 @@ import pandas as pd
 
 from features.bars import candles_from_bars
 from features.sources.base import BarSource
-from features.store_candles import Candles
+from features.store.candles import Candles
 from features.venue_rules import VenueRules
 
 

@@ -8,8 +8,8 @@ from features.bars import Bars, empty_bars
 from features.errors import ContractMismatch
 from features.sources.base import CandleSource
 from features.sources.errors import MarketUnavailable
-from features.store import CandleStore
-from features.store_fill import Filler
+from features.store.fill import Filler
+from features.store.store import CandleStore
 from features.venue_rules import VenueRules
 
 REREAD_BARS = 3  # asked again with every new bar: a venue that corrects itself does so within the hour

@@ -19,8 +19,8 @@ from world import random_bars
 from features.bars import Bars, candles_from_bars
 from features.pipeline import FeatureStream, compute
 from features.spec import FeatureDef, FeatureSpec, preset
-from features.store import CandleStore
-from features.store_candles import Candles
+from features.store.candles import Candles
+from features.store.store import CandleStore
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 HOUR_S = 3600

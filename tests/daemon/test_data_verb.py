@@ -17,8 +17,8 @@ from binance_like import BinanceLike
 from rig import HOUR, START_S, TICKERS, truth_bars, with_gap
 
 from features.bars import Bars, candles_from_bars, utc_text
-from features.store import CandleStore
-from features.store_candles import Candles
+from features.store.candles import Candles
+from features.store.store import CandleStore
 
 PROGRAM = Path(sys.executable).with_name("cappuccinoctl")
 SHORT = 1500

@@ -14,7 +14,7 @@ from daemon.child.clock import ManualClock
 from daemon.child.config import Config, parse
 from daemon.child.market import Waiting, bar_source, candle_store
 from features.errors import ContractMismatch
-from features.store_fill import Filler
+from features.store.fill import Filler
 from paper_trader.journal import Journal
 from trainer.dataset import load_dataset
 

@@ -12,8 +12,8 @@ import pytest
 from features.bars import Bars, candles_from_bars
 from features.pipeline import FeatureRows, FeatureStream, compute
 from features.spec import FeatureSpec, preset
-from features.store import CandleStore
-from features.store_candles import Candles
+from features.store.candles import Candles
+from features.store.store import CandleStore
 
 PRESETS = ("stationary", "classic")
 HOUR_S = 3600

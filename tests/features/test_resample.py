@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from features.errors import DataError
 from features.resample import LADDER_S, resample
-from features.store_candles import Candles
+from features.store.candles import Candles
 
 START_S = 1_704_067_200  # 2024-01-01T00:00:00Z
 DAY_S = 86_400

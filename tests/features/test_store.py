@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.bars import bars_from_candles
-from features.store import CandleStore
-from features.store_candles import Candles, Spans, candles_sha256, month_span, months_of, timeframe_of, timeframe_text
-from features.store_files import Damaged, month_bytes
-from features.store_shelf import Shelf
+from features.store.candles import Candles, Spans, candles_sha256, month_span, months_of, timeframe_of, timeframe_text
+from features.store.files import Damaged, month_bytes
+from features.store.shelf import Shelf
+from features.store.store import CandleStore
 
 HOUR = 3600
 START_S = 1_704_067_200 - 200 * HOUR  # 200 hours before 2024: the first page crosses a year
@@ -277,7 +277,7 @@ def test_a_damaged_month_is_refused_by_name_with_the_remedy(tmp_path: Path, kind
 
 def test_no_single_flipped_bit_changes_what_is_read() -> None:
     """Either the file is refused or the flip was in a byte that says nothing."""
-    from features.store_files import read_month
+    from features.store.files import read_month
 
     candles = walk(11, n=100, start_s=month_span("2024-01", timeframe_s=HOUR)[0])
     data, rng = month_bytes(candles), np.random.default_rng(0)

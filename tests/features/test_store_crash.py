@@ -14,8 +14,8 @@ from filling import HOUR, TICKERS, fill_from
 from world import random_bars
 
 from features.bars import Bars, candles_from_bars
-from features.store import CandleStore
-from features.store_candles import Candles
+from features.store.candles import Candles
+from features.store.store import CandleStore
 
 FOREVER = 1 << 62
 

@@ -13,8 +13,8 @@ from features.bars import Bars
 from features.errors import ContractMismatch
 from features.sources.errors import MarketUnavailable
 from features.sources.stored import REREAD_BARS, Pin, StoredSource
-from features.store import CandleStore
-from features.store_check import damaged_months
+from features.store.check import damaged_months
+from features.store.store import CandleStore
 
 SHORT = 600
 

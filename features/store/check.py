@@ -10,10 +10,10 @@ from typing import Any
 
 from features.errors import CappuccinoError
 from features.sources.errors import MarketUnavailable
-from features.store_candles import month_span
-from features.store_files import REPAIR, Damaged, read_month
-from features.store_fill import Filler
-from features.store_shelf import ANSWERED, REVISIONS, Shelf
+from features.store.candles import month_span
+from features.store.files import REPAIR, Damaged, read_month
+from features.store.fill import Filler
+from features.store.shelf import ANSWERED, REVISIONS, Shelf
 
 FOREVER = 1 << 62
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from features.errors import DataError
 from features.files import read_jsonl
-from features.store_candles import Candles, Revision, Spans, month_span, months_of
-from features.store_files import Damaged, read_month
+from features.store.candles import Candles, Revision, Spans, month_span, months_of
+from features.store.files import Damaged, read_month
 
 ANSWERED, REVISIONS, ASIDE = "answered.json", "revisions.jsonl", "damaged"
 

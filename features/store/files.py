@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from features.bars import utc_text
 from features.errors import DataError
-from features.store_candles import VALUE_COLUMNS, Candles, month_span
+from features.store.candles import VALUE_COLUMNS, Candles, month_span
 
 SCHEMA = pa.schema([("close_time_s", pa.int64()), *((name, pa.float64()) for name in VALUE_COLUMNS)])
 _HASH = b"candles_sha256"

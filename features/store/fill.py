@@ -7,10 +7,10 @@ from pathlib import Path
 
 from features.errors import DataError
 from features.sources.base import CandleSource
-from features.store import CandleStore, Writer
-from features.store_candles import Candles, Revision, month_span
-from features.store_files import Damaged
-from features.store_shelf import Shelf
+from features.store.candles import Candles, Revision, month_span
+from features.store.files import Damaged
+from features.store.shelf import Shelf
+from features.store.store import CandleStore, Writer
 
 PAGE_BARS = 1000  # asked at once: one request at most venues
 

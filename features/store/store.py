@@ -23,9 +23,9 @@ import pandas as pd
 from features.bars import Bars, bars_from_candles, empty_bars
 from features.errors import DataError
 from features.files import append_jsonl, held, sync_directory, write_atomic
-from features.store_candles import Candles, Revision, month_span, months_of, timeframe_of, timeframe_text
-from features.store_files import month_bytes, read_month
-from features.store_shelf import ANSWERED, ASIDE, REVISIONS, Shelf
+from features.store.candles import Candles, Revision, month_span, months_of, timeframe_of, timeframe_text
+from features.store.files import month_bytes, read_month
+from features.store.shelf import ANSWERED, ASIDE, REVISIONS, Shelf
 from features.venue_rules import VenueRules
 
 
