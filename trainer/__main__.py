@@ -10,6 +10,7 @@ import structlog
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
+from daemon.child.exits import EXIT_RECYCLE
 from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
@@ -35,7 +36,6 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     import torch
 
     from trainer.dataset import load_dataset
-    from trainer.memory import EXIT_RECYCLE
     from trainer.worker import Worker
 
     state_dir, name = arguments.state_dir, arguments.name

@@ -8,7 +8,6 @@ import torch
 
 from trainer.space import SPACE, Hyperparameters
 
-EXIT_RECYCLE = 75  # EX_TEMPFAIL: nothing is wrong with the work, start me again
 WARM_TRIALS = 2  # until then caches fill up: growth is no leak
 SEEN_TRIALS = 3  # in all of which the growth must show
 _PAGE_BYTES = 4096

@@ -18,7 +18,7 @@ import sys
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
-EXIT_CONFIGURATION = 78
+EXIT_CONFIGURATION = 78  # that of daemon.child.exits, which `-I -S` keeps out of reach
 EXIT_NOT_FOUND = 127
 
 

@@ -25,10 +25,10 @@ from daemon.lifecycle.events import (
     What,
 )
 from daemon.lifecycle.records import STOP_ORDER, Child, ChildSpec, Fleet, Kind, Limits, Policy, State
-from daemon.lifecycle.step import EXIT_CONFIGURATION, may_start, next_wake_s, step
+from daemon.lifecycle.step import may_start, next_wake_s, step
 
 __all__ = [
-    "EXIT_CONFIGURATION", "STOP_ORDER", "Beat", "Child", "ChildSpec", "Command", "Drain", "Effect", "Event", "Exited",
+    "STOP_ORDER", "Beat", "Child", "ChildSpec", "Command", "Drain", "Effect", "Event", "Exited",
     "Fleet", "Kind", "Limits", "Note", "Pause", "Policy", "Reshape", "Signal", "Spawn", "SpawnFailed", "Spawned", "State",
     "StopAll", "Tick", "Usage", "Verb", "What", "may_start", "next_wake_s", "step",
 ]  # fmt: skip

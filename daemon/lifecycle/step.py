@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
+from daemon.child.exits import EXIT_CONFIGURATION, EXIT_RECYCLE
 from daemon.lifecycle import stopping
 from daemon.lifecycle.events import (
     Beat,
@@ -24,8 +25,6 @@ from daemon.lifecycle.events import (
 )
 from daemon.lifecycle.records import GAPS_KEPT, HISTORY_S, Child, Fleet, State
 
-EXIT_CONFIGURATION = 78  # EX_CONFIG: no restart can help
-EXIT_RECYCLE = 75  # EX_TEMPFAIL: nothing is wrong with the work, only with the process, which has grown old
 RECYCLE_AFTER_S = 60.0  # a process that is old before this is not recycled, it fails
 Step = tuple[Fleet, tuple[Effect, ...]]
 

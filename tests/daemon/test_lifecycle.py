@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.child.exits import EXIT_CONFIGURATION
 from daemon.lifecycle import (
-    EXIT_CONFIGURATION,
     Beat,
     Child,
     ChildSpec,

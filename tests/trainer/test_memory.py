@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_worker import records, settings, worker
 
+from daemon.child.exits import EXIT_RECYCLE
 from features.files import Lock
 from trainer import ppo
 from trainer import worker as worker_module
 from trainer.ledger import TrialLedger
-from trainer.memory import EXIT_RECYCLE, grown_bytes, out_of_memory, smaller
+from trainer.memory import grown_bytes, out_of_memory, smaller
 from trainer.space import Hyperparameters
 
 
