@@ -62,6 +62,7 @@ class Trader:
         On a full disk nothing can be written down, so nothing is sent: the trader waits, alive, and then opens its
         books anew, as after a crash. What was in memory and never reached the journal has never happened.
         """
+        self._open_market()
         while True:
             try:
                 with contextlib.ExitStack() as books:
@@ -87,14 +88,17 @@ class Trader:
 
     # opening ---------------------------------------------------------------------------------------------------
 
-    def _open(self, books: contextlib.ExitStack) -> None:
-        self._spec = feature_spec(self.config)
+    def _open_market(self) -> None:
+        """Once in a life, unlike the books: a venue allows one stream per account."""
         waiting = Waiting(
             clock=self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
         )
+        self._spec, self._waiting = feature_spec(self.config), waiting
         self._source: BarSource = bar_source(self.config, self.state_dir, waiting, listen=True)
         self._replay = self.config.paper.clock == "replay"
-        store_venue_rules(self.config, self._source, self.state_dir, waiting)
+
+    def _open(self, books: contextlib.ExitStack) -> None:
+        store_venue_rules(self.config, self._source, self.state_dir, self._waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = books.enter_context(contextlib.closing(Journal(self.state_dir / "paper" / "journal.db")))
         meta = self._journal.meta()
