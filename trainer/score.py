@@ -19,7 +19,7 @@ SECONDS_PER_YEAR = 365 * 24 * 3600
 class Score:
     """One run, net of costs. Fractions unless the name says otherwise.
 
-    annual_sortino: mean over the root mean square of losses. calmar: log growth per year over the largest drawdown; 0
+    annual_sortino: mean over the root mean square of losses. calmar: compound return per year over the largest drawdown; 0
     without one. cvar_5pct: mean return of the worst twentieth of bars, per bar.
     """
 
@@ -58,7 +58,7 @@ def score(run: Run, *, timeframe_s: int) -> Score:
         annual_sharpe=0.0 if flat else annualised(sharpe(run.returns), bars_per_year),
         annual_sharpe_se=0.0 if flat else annualised(sharpe_se(run.returns), bars_per_year),
         annual_sortino=annualised(float(run.returns.mean()) / downside, bars_per_year) if downside > 0.0 else 0.0,
-        calmar=log_wealth / years / drawdown if drawdown > 0.0 else 0.0, cvar_5pct=float(worst.mean()),
+        calmar=math.expm1(log_wealth / years) / drawdown if drawdown > 0.0 else 0.0, cvar_5pct=float(worst.mean()),
         max_drawdown=drawdown,
         turnover_per_year=run.turnover * bars_per_year / len(run.returns), fees=run.fees,
         time_in_cash=float((run.cash_weight > 0.95).mean()),
