@@ -10,7 +10,7 @@ import pytest
 from alpaca_like import KEYS, AlpacaLike
 from binance_like import BinanceLike
 from kraken_like import KrakenLike
-from rig import CLIENTS, HOUR, START_S, TICKERS, Waits, live_source, truth_bars, with_gap
+from rig import CLIENTS, HOUR, QUICK_S, START_S, TICKERS, Waits, live_source, truth_bars, with_gap
 from venue import PASSING_FAULTS, Fault, Venue, cut_connection, hung, rate_limited, refused, reset, server_error
 
 from features.bars import Bars
@@ -54,9 +54,9 @@ def test_a_download_through_a_random_schedule_of_all_faults_ends_identical_to_th
     rng = np.random.default_rng([seed, len(client)])
     schedule: list[Fault | None] = [*PASSING_FAULTS, *[None] * (2 * len(PASSING_FAULTS))]
     venue.inject(*(schedule[i] for i in rng.permutation(len(schedule))))
-    got = patiently(live_source(client, venue), START_S, venue.truth.last_close_s)
+    got = patiently(live_source(client, venue, timeout_s=QUICK_S), START_S, venue.truth.last_close_s)
     while venue.faults:  # kraken's 3 requests do not meet them all in one download
-        got = patiently(live_source(client, venue), START_S, venue.truth.last_close_s)
+        got = patiently(live_source(client, venue, timeout_s=QUICK_S), START_S, venue.truth.last_close_s)
     assert got.sha256() == venue.truth.sha256()
 
 
@@ -64,7 +64,7 @@ def test_a_download_of_real_candles_through_faults_ends_identical_to_them(client
     truth = real_bars.select(TICKERS).slice(20_000, 20_700)
     with CLIENTS[client](truth=truth, now_s=truth.last_close_s + 60.0) as venue:
         venue.inject(*PASSING_FAULTS)
-        got = patiently(live_source(client, venue), truth.first_close_s - HOUR, truth.last_close_s)
+        got = patiently(live_source(client, venue, timeout_s=QUICK_S), truth.first_close_s - HOUR, truth.last_close_s)
     assert got.sha256() == truth.sha256()
 
 
@@ -96,7 +96,8 @@ def test_an_empty_page_between_others_is_not_believed_at_once(body):
 def test_each_fault_alone_is_waited_out_within_one_read(client, venue, fault):
     waits = Waits()
     venue.inject(fault)
-    got = live_source(client, venue, waits=waits).bars(after_s=START_S, until_s=START_S + 50 * HOUR)
+    source = live_source(client, venue, waits=waits, timeout_s=QUICK_S)
+    got = source.bars(after_s=START_S, until_s=START_S + 50 * HOUR)
     assert got.sha256() == venue.truth.slice(0, 50).sha256()
     assert len(waits) == 1
     if fault.status == 429:
@@ -108,7 +109,7 @@ def test_each_fault_alone_is_waited_out_within_one_read(client, venue, fault):
 def test_a_socket_that_accepts_and_never_answers_is_left_after_the_timeout(client, venue):
     waits = Waits()
     venue.inject(*[hung()] * 2)
-    live_source(client, venue, waits=waits).bars(after_s=START_S, until_s=START_S + 5 * HOUR)
+    live_source(client, venue, waits=waits, timeout_s=QUICK_S).bars(after_s=START_S, until_s=START_S + 5 * HOUR)
     assert len(waits) == 2
 
 
@@ -234,7 +235,7 @@ def test_no_key_is_ever_logged_even_at_debug_and_through_every_fault(client, ven
     for name in ("ccxt", "urllib3", "requests"):
         logging.getLogger(name).setLevel(logging.NOTSET)
     caplog.set_level(logging.DEBUG)
-    source = live_source(client, venue)
+    source = live_source(client, venue, timeout_s=QUICK_S)
     venue.inject(*PASSING_FAULTS)
     patiently(source, START_S, START_S + 20 * HOUR)
     if client != "ccxt:kraken":
