@@ -1,4 +1,4 @@
-"""`python -m trainer VERB`: work, judge, trials, export."""
+"""`python -m trainer VERB`: work, judge, trials, evidence, export."""
 
 import argparse
 import itertools
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = load_config(arguments.config)
-        verb = {"work": work, "judge": judge, "trials": trials, "export": export}[arguments.verb]
+        verb = {"work": work, "judge": judge, "trials": trials, "evidence": evidence, "export": export}[arguments.verb]
         return verb(config, arguments)
     except CappuccinoError as error:
         print(f"trainer {arguments.verb}: {error}", file=sys.stderr)
@@ -86,6 +86,21 @@ def trials(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def evidence(config: Config, arguments: argparse.Namespace) -> int:
+    """Print as JSON what the study's returns say about its search: effective trials, DSR, PBO, budget, equity."""
+    import numpy as np
+
+    from trainer.evidence import gather
+    from trainer.promote import completed_trials
+
+    found = gather(
+        arguments.state_dir, config.study.name, completed_trials(arguments.state_dir, config.study.name),
+        timeframe_s=config.market.timeframe_s, seeds=config.study.seeds, rng=np.random.default_rng(config.run.seed),
+    )  # fmt: skip
+    print(json.dumps(found, allow_nan=False))
+    return 0
+
+
 def export(config: Config, arguments: argparse.Namespace) -> int:
     """Print the artifact directory of a trial, named by study and number."""
     from trainer.study import trial_dir
@@ -104,7 +119,13 @@ def export(config: Config, arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainer", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, text in (("work", work), ("judge", judge), ("trials", trials), ("export", export)):
+    for name, text in (
+        ("work", work),
+        ("judge", judge),
+        ("trials", trials),
+        ("evidence", evidence),
+        ("export", export),
+    ):
         verb = verbs.add_parser(name, help=text.__doc__)
         verb.add_argument("--config", type=Path, required=True)
         verb.add_argument("--state-dir", type=Path, required=True)

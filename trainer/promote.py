@@ -21,6 +21,7 @@ from trainer import gates
 from trainer.baselines import FIXED_BASELINE, bound_names, run_baselines
 from trainer.dataset import Dataset, arena
 from trainer.evaluate import Arena, Run, pooled, run_policy
+from trainer.evidence import save_compared
 from trainer.gates import Comparison, Gate
 from trainer.holdout import holdout_ledger
 from trainer.ledger import TrialLedger
@@ -93,6 +94,7 @@ class Judge:
         comparisons = self._validation(f"trial {best['number']}", members)
         configured = comparisons[0]
         scores = self._scores(configured)
+        save_compared(self.state_dir, {r.name: r.returns for r in (configured.policy, *configured.baselines.values())})
         measured = [
             *(gates.beats_every_baseline(self._beatable(c), self.rng) for c in comparisons if c.fee_bps in gates.STRESS_FEES_BPS),
             self._deflated(configured.policy),
