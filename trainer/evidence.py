@@ -62,14 +62,10 @@ def gather(
     ledger = TrialLedger(state_dir / "ledger.jsonl")
     n_ever, sharpes = ledger.count(), ledger.sharpes()
     counts = count_trials(returns, np.array([t["score"] for t in used]), n_ever=n_ever)
-    years = len(first) * timeframe_s / SECONDS_PER_YEAR / seeds
-    allowed = _allowed(years)
     record: dict[str, Any] = {
-        "n_bars": len(first), "years": years, "n_ever": n_ever, "n_sampled": len(used), "best": best[0]["number"],
+        "n_bars": len(first), "n_sampled": len(used), "best": best[0]["number"],
         "counts": {n: getattr(counts, n) for n in ("raw", "clusters", "participation", "autocorrelation")},
-        "target_annual_sharpe": TARGET_ANNUAL_SHARPE, "years_needed": min_backtest_length_years(n_ever),
-        "trials_allowed": allowed, "trials_left": allowed - n_ever,
-        "chance_annual_sharpe": annualised(expected_max_normal(n_ever), 1.0 / years),
+        **budget(n_ever, len(first) * timeframe_s / SECONDS_PER_YEAR / seeds),
     }  # fmt: skip
     compared = _compared(state_dir)
     record |= _deflated(first, sharpes, record["counts"], SECONDS_PER_YEAR / timeframe_s)
@@ -77,6 +73,17 @@ def gather(
     record |= _distinct(folder, best[:BEST], compared)
     record["equity"] = _equity(compared, timeframe_s, rng)
     return record
+
+
+def budget(n_ever: int, years: float) -> dict[str, Any]:
+    """How many trials `years` of judged bars can bear, and how many were started."""
+    allowed = _allowed(years)
+    return {
+        "years": years, "n_ever": n_ever, "target_annual_sharpe": TARGET_ANNUAL_SHARPE,
+        "years_needed": min_backtest_length_years(n_ever, TARGET_ANNUAL_SHARPE), "trials_allowed": allowed,
+        "trials_left": allowed - n_ever,
+        "chance_annual_sharpe": float(annualised(expected_max_normal(n_ever), 1.0 / years)),
+    }  # fmt: skip
 
 
 def save_compared(state_dir: Path, returns: Mapping[str, Float]) -> None:

@@ -34,9 +34,10 @@ def _scores(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         made.append(f"{more:+d} trials with a score, {now['n_complete']} now")
     was, is_now = before["facts"], now["facts"]
     if was and is_now and (was["best"], was["best_number"]) != (is_now["best"], is_now["best_number"]):
-        made.append(f"Best score {was['best']:+.2f} (trial {was['best_number']}) before, **{is_now['best']:+.2f}** "
-                    f"(trial {is_now['best_number']}) now; worth {words.signed(was['shrunken'])} before, "
-                    f"{words.signed(is_now['shrunken'])} now")  # fmt: skip
+        d = words.places(is_now["sd"])
+        old, new, old_worth, new_worth = (words.signed(a[k], d) for k in ("best", "shrunken") for a in (was, is_now))
+        made.append(f"Best score {old} (trial {was['best_number']}) before, **{new}** (trial {is_now['best_number']}) now; "
+                    f"worth {old_worth} before, {new_worth} now")  # fmt: skip
     return made
 
 

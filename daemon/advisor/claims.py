@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.advisor.consistency import Agreement, P
-from daemon.advisor.parameters import MIN_TRIALS, ParameterRow, shown
+from daemon.advisor.parameters import EQUIVALENT_MIN_PER_GROUP, MIN_TRIALS, ParameterRow, shown
 from daemon.advisor.records import Bounds, Material
 from daemon.advisor.scores import ScoreFacts, expected_max
 from features.errors import ConfigurationError
@@ -21,9 +21,9 @@ HOURS_OFF = 0.15  # relative
 TOP_TENTH_SD = 0.411  # of a normal distribution's SD: sqrt(1 + z·h − h²) at z = 1.2816, h = phi(z) / .1
 
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "return": ("value_pct",), "difference": ("parameter", "top", "reference", "stated_pct"),
+    "return": ("value_pct",), "difference": ("parameter", "top", "reference", "stated_pct", "n"),
     "heading": ("parameter", "stated_pct", "at_least_pct"), "value": ("parameter", "value"),
-    "effect": ("parameter", "direction"), "irrelevant": ("parameter",), "identical": ("parameter",),
+    "effect": ("parameter", "direction"), "irrelevant": ("parameter", "n"), "identical": ("parameter",),
     "range": ("parameter", "low", "high"), "tight": ("low", "high", "mean", "sd"),
     "rate": ("completed", "hours", "workers", "minutes_per_trial"), "eta": ("trials", "per_hour", "stated_hours"),
     "numbering": ("highest_number", "completed"),
@@ -68,7 +68,7 @@ def contradictions(
 
 def require_known(claim: Mapping[str, Any]) -> None:
     """ConfigurationError naming what is wrong with a claim."""
-    kind = claim.get("kind")
+    kind = str(claim.get("kind"))
     if kind not in KINDS:
         raise ConfigurationError(f"a claim of kind {kind!r}", hint=f"known kinds: {', '.join(KINDS)}")
     missing = [f for f in ("says", *KINDS[kind]) if f not in claim]
@@ -93,7 +93,9 @@ def _difference(claim: Mapping[str, Any], known: _Known) -> str:
     if bound is not None and bound.choices:
         parts.append("these are indices of choices, and the mean of an index means nothing")
     if row is not None and not row.is_finding:
-        parts.append(f"over {row.n_top} against {row.n_rest} trials: {_measured(row)}")
+        parts.append(f"that is {claim['n']} trials; the best {row.n_top} against {row.n_rest}: {_measured(row)}")
+    if row is not None and row.edge:
+        parts.append(row.edge)
     return "; ".join(parts)
 
 
@@ -107,7 +109,7 @@ def _value(claim: Mapping[str, Any], known: _Known) -> str:
     if bound is None:
         return f"{claim['parameter']} is not a parameter of this study"
     if bound.choices:
-        if value in bound.choices:
+        if any(type(c) is type(value) and c == value for c in bound.choices):  # 1 is not True
             return ""
         index = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(bound.choices)
         meant = f": {value} is the index of {bound.choices[value]}" if index else ""
@@ -122,17 +124,22 @@ def _effect(claim: Mapping[str, Any], known: _Known) -> str:
     row = known.rows.get(claim["parameter"])
     if row is None:
         return f"{claim['parameter']} is not a parameter of this study"
-    if not row.is_finding:
-        return _measured(row)
-    wrong = row.delta is not None and row.kind != "choice" and (row.delta > 0) != (claim["direction"] == "higher")
+    if not row.is_finding or row.kind == "choice":
+        return ("a choice has no direction; " if row.kind == "choice" else "") + _measured(row)
+    wrong = row.delta is not None and (row.delta > 0) != (claim["direction"] == "higher")
     return f"the top group's values are the other way: {_measured(row)}" if wrong else ""
 
 
 def _irrelevant(claim: Mapping[str, Any], known: _Known) -> str:
     row = known.rows.get(claim["parameter"])
-    if row is None or row.verdict == "equivalent":
+    if row is None:
+        return f"{claim['parameter']} is not a parameter of this study"
+    if claim["n"] >= EQUIVALENT_MIN_PER_GROUP and row.verdict == "equivalent":
         return ""
-    return f"not shown: {_measured(row)}. Only `equivalent` says that a parameter does not matter"
+    short = ""
+    if claim["n"] < EQUIVALENT_MIN_PER_GROUP:
+        short = f"{claim['n']} trials show no equivalence, {EQUIVALENT_MIN_PER_GROUP} could; "
+    return f"{short}here: {_measured(row)}"
 
 
 def _identical(claim: Mapping[str, Any], known: _Known) -> str:

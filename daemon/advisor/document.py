@@ -7,14 +7,29 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
 
 from daemon.advisor.style import CSS
+
+
+class Block(Protocol):
+    """A piece of a report; an empty form is left out."""
+
+    def markdown(self) -> str: ...
+
+    def html(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading:
     text: str
     level: int = 2
+
+    def markdown(self) -> str:
+        return f"{'#' * self.level} {self.text}"
+
+    def html(self) -> str:
+        return f"<h{self.level}>{_inline(self.text)}</h{self.level}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +39,46 @@ class Lead:
     text: str
     items: tuple[str, ...]
 
+    def markdown(self) -> str:
+        return f"**{self.text}**\n\n" + Bullets(items=self.items).markdown()
+
+    def html(self) -> str:
+        return f'<section class="lead"><p>{_inline(self.text)}</p>{Bullets(items=self.items).html()}</section>'
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
     text: str
 
+    def markdown(self) -> str:
+        return self.text
+
+    def html(self) -> str:
+        return f"<p>{_inline(self.text)}</p>"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bullets:
     items: tuple[str, ...]
+
+    def markdown(self) -> str:
+        return "\n".join(f"- {i}" for i in self.items)
+
+    def html(self) -> str:
+        return "<ul>" + "".join(f"<li>{_inline(i)}</li>" for i in self.items) + "</ul>" if self.items else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Names and what is known of each."""
+
+    items: tuple[tuple[str, str], ...]
+
+    def markdown(self) -> str:
+        return "\n".join(f"- **{name}**: {what}" for name, what in self.items)
+
+    def html(self) -> str:
+        return "<dl>" + "".join(f"<dt>{_inline(n)}</dt><dd>{_inline(w)}</dd>" for n, w in self.items) + "</dl>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +89,20 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     strong: frozenset[int] = frozenset()
 
+    def markdown(self) -> str:
+        rows = [self.head, ("---",) * len(self.head), *self.rows]
+        return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
+
+    def html(self) -> str:
+        """Every cell carries its column's name, which a narrow screen shows in place of the head."""
+        head = "".join(f"<th>{_inline(h)}</th>" for h in self.head)
+        names = [escape(h, quote=True) for h in self.head]
+        rows = []
+        for k, row in enumerate(self.rows):
+            cells = (f'<td data-name="{n}">{_inline(c)}</td>' for n, c in zip(names, row, strict=True))
+            rows.append(f"<tr class='{'strong' if k in self.strong else 'plain'}'>{''.join(cells)}</tr>")
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
@@ -50,74 +110,27 @@ class Figures:
 
     items: tuple[tuple[str, str], ...]
 
+    def markdown(self) -> str:
+        return ""
 
-Block = Heading | Lead | Paragraph | Bullets | Table | Figures
+    def html(self) -> str:
+        shown = "".join(f"<figure>{svg}<figcaption>{_inline(c)}</figcaption></figure>" for c, svg in self.items)
+        return f'<div class="figures">{shown}</div>'
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    return "\n\n".join(part for b in blocks if (part := _markdown(b))) + "\n"
+    return "\n\n".join(part for b in blocks if (part := b.markdown())) + "\n"
 
 
 def html(blocks: Sequence[Block], *, title: str) -> str:
     """One page, no script, nothing fetched: the policy in its head forbids both."""
-    body = "\n".join(_html(b) for b in blocks)
+    body = "\n".join(part for b in blocks if (part := b.html()))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-
-
-def _markdown(block: Block) -> str:
-    match block:
-        case Heading():
-            return f"{'#' * block.level} {block.text}"
-        case Lead():
-            return "\n".join([f"**{block.text}**", "", *(f"- {i}" for i in block.items)])
-        case Paragraph():
-            return block.text
-        case Bullets():
-            return "\n".join(f"- {i}" for i in block.items)
-        case Table():
-            rows = [block.head, ("---",) * len(block.head), *block.rows]
-            return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
-        case Figures():
-            return ""
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading():
-            return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
-        case Lead():
-            return f'<section class="lead"><p>{_inline(block.text)}</p>{_list(block.items)}</section>'
-        case Paragraph():
-            return f"<p>{_inline(block.text)}</p>"
-        case Bullets():
-            return _list(block.items)
-        case Table():
-            return _table(block)
-        case Figures():
-            shown = "".join(f"<figure>{svg}<figcaption>{_inline(c)}</figcaption></figure>" for c, svg in block.items)
-            return f'<div class="figures">{shown}</div>'
-
-
-def _list(items: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_inline(i)}</li>" for i in items) + "</ul>" if items else ""
-
-
-def _table(table: Table) -> str:
-    """Every cell carries its column's name, which a narrow screen shows in place of the head."""
-    head = "".join(f"<th>{_inline(h)}</th>" for h in table.head)
-    rows = []
-    for k, row in enumerate(table.rows):
-        cells = "".join(
-            f'<td data-name="{escape(name, quote=True)}">{_inline(cell)}</td>'
-            for name, cell in zip(table.head, row, strict=True)
-        )
-        rows.append(f"<tr class='{'strong' if k in table.strong else 'plain'}'>{cells}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _inline(text: str) -> str:

@@ -212,7 +212,8 @@ def _notes(found: Operations, machine: Machine) -> list[str]:
                 f"({less.median_s / 60:.3g} min each), {more.workers} end {more.per_hour:.1f} ({more.median_s / 60:.3g} min "
                 f"each){card}. `cappuccinoctl scale {less.workers}`."
             )
-    broken = [f for f in found.failures if f.category not in INTERRUPTED]
+    # a state is no reason: trials without one are told in the table alone
+    broken = [f for f in found.failures if f.category not in INTERRUPTED and f.category.upper() not in found.by_state]
     total = sum(f.count for f in broken)
     if broken and total >= FAILING_SHARE * found.ended and broken[0].count >= ONE_REASON_SHARE * total:
         first = broken[0]

@@ -6,7 +6,7 @@ parameter is compared among the trials that have it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -93,7 +93,9 @@ def top_mask(scores: Float) -> Mask:
 
 def shown(value: Any) -> str:
     """A value as every table displays it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.3g}"
 
 
 def on_scale(values: Sequence[Any], bound: Bounds) -> Float:
@@ -220,7 +222,10 @@ def _edge(scaled: Float, top: Mask, bound: Bounds) -> str:
     values = np.unique(scaled)
     grid = values if len(values) <= FEW_VALUES else None
     found: list[tuple[int, str]] = []
-    for where, near in (("lower", lambda x: x <= low + margin), ("upper", lambda x: x >= high - margin)):
+    sides: tuple[tuple[str, Callable[[Float], Mask]], ...] = (
+        ("lower", lambda x: x <= low + margin), ("upper", lambda x: x >= high - margin),
+    )  # fmt: skip
+    for where, near in sides:
         count = int(near(scaled[top]).sum())
         expected = EDGE_SHARE if grid is None else max(EDGE_SHARE, float(near(grid).mean()))
         if effects.binomial_tail(count, int(top.sum()), expected) < EDGE_P:

@@ -30,7 +30,7 @@ def history(trials: Sequence[Trial]) -> str:
         frame.dots([numbers[i] for i in kept], [scores[i] for i in kept], "rest"),
         frame.line([numbers[0], *steps_x], [best[0], *steps_y], "ours"),
     ]
-    return frame.drawn(marks, f"Scores of {len(trials)} trials and the best so far, now {best[-1]:+.2f}")
+    return frame.drawn(marks, f"Scores of {len(trials)} trials and the best so far, now {best[-1]:+.4g}")
 
 
 def importance(rows: Sequence[ParameterRow]) -> str:
@@ -39,7 +39,7 @@ def importance(rows: Sequence[ParameterRow]) -> str:
     pitch, left = 15.0, 150.0
     height = TOP + pitch * len(known) + 34
     most = max((max(r.importance.share, r.importance.null_share) for r in known if r.importance), default=1.0)
-    axis = Axis(low=0.0, high=100 * most * 1.05, label="share of the distance between best tenth and all, %")
+    axis = Axis(low=0.0, high=100 * most * 1.05, label="share of all distances, %")
     frame = Frame(x=axis, y=Axis(low=0, high=1, label=""), height=height, left=left)
     marks = []
     for tick in axis.ticks():
@@ -78,7 +78,7 @@ def _slice(trials: Sequence[Trial], name: str, bound: Bounds) -> str:
         spread = (kept * 0.6180339887 % 1.0 - 0.5) * 0.5  # side by side, the same way every time
         places = np.array([bound.choices.index(v) for v in raw]) + spread
         axis = Axis(low=-0.5, high=len(bound.choices) - 0.5, label=" · ".join(map(str, bound.choices)))
-        frame = _Bare(x=axis, y=around(scores.tolist(), "score"))
+        frame: Frame = _Bare(x=axis, y=around(scores.tolist(), "score"))
     else:
         assert bound.low is not None and bound.high is not None
         places = np.array(raw, dtype=float)

@@ -11,8 +11,9 @@ from typing import Any
 from daemon.advisor import words
 from daemon.advisor.analysis import Analysis
 from daemon.advisor.consistency import NEIGHBOURS, P
-from daemon.advisor.document import Block, Bullets, Figures, Heading, Lead, Paragraph, Table
+from daemon.advisor.document import Block, Bullets, Facts, Figures, Heading, Lead, Paragraph, Table
 from daemon.advisor.parameters import ParameterRow, shown
+from daemon.advisor.scores import ScoreFacts
 
 Drawings = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -45,23 +46,34 @@ def _lead(analysis: Analysis) -> Lead:
     text = f"Next: {pick.name}. {pick.action}."
     items = []
     if pick.name != "stop":
-        items.append(f"Expected gain of the true score: {words.gain(pick.gain)}, {_unit(analysis)}")
+        items.append(f"Expected gain of the true score: {words.gain(pick.gain, _digits(analysis))}, {_unit(analysis)}")
     if facts is not None:
-        worth = "what it is worth is not known" if facts.shrunken is None else (
-            f"worth {facts.shrunken:+.2f} (95 %: {facts.shrunken_low:+.2f} … {facts.shrunken_high:+.2f}) once the luck of the run is taken off{_elsewhere(analysis)}"
-        )  # fmt: skip
-        items.append(f"Best score {facts.best:+.2f}, trial {facts.best_number}, the largest of {facts.n}: {worth}")
+        worth = "what it is worth is not known"
+        if facts.shrunken is not None:
+            worth = f"worth {_worth(facts)} once the luck of the run is taken off{_elsewhere(analysis)}"
+        best = words.signed(facts.best, _digits(analysis))
+        items.append(f"Best score {best}, trial {facts.best_number}, the largest of {facts.n}: {worth}")
     items.append(_champion_line(analysis))
     found = ", ".join(f"`{r.name}` ({r.verdict})" for r in analysis.findings)
     items.append(f"Parameters: {found}" if found else "Parameters: none stands out from chance")
     done = analysis.operations
-    items.append(f"{analysis.n_complete} of {analysis.target} trials have a score; the rest by " + words.eta(done.eta_complete)
+    items.append(f"{analysis.n_complete} of {analysis.target} trials have a score; the rest in " + words.eta(done.eta_complete)
                  if done.eta_complete else f"{analysis.n_complete} of {analysis.target} trials have a score")  # fmt: skip
     return Lead(text=text, items=(*items, *done.notes))
 
 
 def _unit(analysis: Analysis) -> str:
     return f"in units of the score ({analysis.score_name})"
+
+
+def _worth(facts: ScoreFacts) -> str:
+    digits = words.places(facts.sd)
+    mean, low, high = (words.signed(v, digits) for v in (facts.shrunken, facts.shrunken_low, facts.shrunken_high))
+    return f"{mean} (95 %: {low} … {high})"
+
+
+def _digits(analysis: Analysis) -> int:
+    return words.places(None if analysis.facts is None else analysis.facts.sd)
 
 
 def _elsewhere(analysis: Analysis) -> str:
@@ -85,27 +97,28 @@ def _scores(analysis: Analysis, drawings: Drawings) -> list[Block]:
     facts = analysis.facts
     if facts is None:
         return []
+    d = words.places(facts.sd)
     rows = (
-        ("best", f"{facts.best:+.2f}, trial {facts.best_number}; {facts.best_age} trials ago"),
+        ("best", f"{facts.best:+.{d}f}, trial {facts.best_number}; {facts.best_age} trials ago"),
         ("what it is worth", words.NONE if facts.shrunken is None else
-         f"{facts.shrunken:+.2f} (95 %: {facts.shrunken_low:+.2f} … {facts.shrunken_high:+.2f}): {facts.keep:.0%} of a score's "
+         f"{_worth(facts)}: {facts.keep:.0%} of a score's "
          f"distance from the mean is kept{_elsewhere(analysis)}"),
-        ("luck alone", f"{facts.chance_best:+.2f} would be the best of {facts.n} equal trials with this spread"),
-        ("all", f"median {facts.median:+.2f}, mean {facts.mean:+.2f}, SD {facts.sd:.2f}, n {facts.n}"),
+        ("luck alone", f"{facts.chance_best:+.{d}f} would be the best of {facts.n} equal trials with this spread"),
+        ("all", f"median {facts.median:+.{d}f}, mean {facts.mean:+.{d}f}, SD {facts.sd:.{d}f}, n {facts.n}"),
         (f"best tenth ({facts.top_n})", (
-            f"{facts.top_low:+.2f} … {facts.best:+.2f}, mean {facts.top_mean:+.2f}, SD {facts.top_sd:.2f}; tight by "
+            f"{facts.top_low:+.{d}f} … {facts.best:+.{d}f}, mean {facts.top_mean:+.{d}f}, SD {facts.top_sd:.{d}f}; tight by "
             "construction: of a normal sample it is .41 of the whole's SD"
         )),
-        ("noise of one run, SD", words.noise(facts.noise)),
-        ("where the tail ends", words.tail(facts.tail)),
-        ("regret", words.NONE if facts.regret is None else f"{facts.regret:.2f} below that end"),
+        ("noise of one run, SD", words.noise(facts.noise, d)),
+        ("where the tail ends", words.tail(facts.tail, d)),
+        ("regret", words.NONE if facts.regret is None else f"{facts.regret:.{d}f} below that end"),
         ("progress", f"half of the improvement came in the first {facts.half_by} trials; "
          + words.probability_of_more(facts.p_improve)),
     )  # fmt: skip
     return [
         Heading(text="Scores"),
         Paragraph(text=f"Score: {analysis.score_name}. It is not a return."),
-        Table(head=("", "score"), rows=rows),
+        Facts(items=rows),
         *_drawn(drawings, "history"),
     ]
 
@@ -174,7 +187,7 @@ def _top_three(analysis: Analysis) -> list[Block]:
     compared = Table(
         head=("trial", "score", "begun", "duration"),
         rows=tuple(
-            (f"{t.number}", words.signed(t.score), _time(t.began_s), words.duration(t.seconds))
+            (f"{t.number}", words.signed(t.score, _digits(analysis)), _time(t.began_s), words.duration(t.seconds))
             for t in analysis.top_three
         ),
     )
@@ -231,7 +244,7 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
     ]  # fmt: skip
     return [
         Heading(text="How far to trust it"),
-        Table(head=("", "found"), rows=tuple(rows)),
+        Facts(items=tuple(rows)),
         *_drawn(drawings, "trust"),
     ]
 
@@ -281,7 +294,7 @@ def _operations(analysis: Analysis) -> list[Block]:
     if o.free_bytes is not None:
         room = "" if o.room_trials is None else f"; room for {o.room_trials:,} more trials above the floor"
         rows.append(("disk free", words.gigabytes(o.free_bytes) + room))
-    return [Heading(text="The machine"), Table(head=("", "found"), rows=tuple(rows)), Bullets(items=o.notes)]
+    return [Heading(text="The machine"), Facts(items=tuple(rows)), Bullets(items=o.notes)]
 
 
 def _gpu(g: Mapping[str, Any]) -> str:
@@ -299,7 +312,7 @@ def _routes(analysis: Analysis) -> list[Block]:
         (
             r.name,
             "recommended" if r.recommended else "open" if r.met else "no",
-            words.gain(r.gain),
+            words.gain(r.gain, _digits(analysis)),
             r.criterion,
             r.action,
         )

@@ -17,10 +17,13 @@ code { font-size: .9em; background: var(--tint); padding: 0 .25em; border-radius
 .lead ul, ul { padding-left: 1.2em; margin: 8px 0; }
 table { border-collapse: collapse; width: 100%; margin: 12px 0; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 5px 8px; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; }
 td:first-child { font-weight: 600; }
 tr.strong td { background: var(--good); }
+dl { display: grid; grid-template-columns: minmax(140px, 22%) 1fr; gap: 4px 16px; margin: 12px 0; font-size: .92rem; }
+dt { font-weight: 600; }
+dd { margin: 0; overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; margin: 12px 0; }
 figure { margin: 0; min-width: 0; max-width: 620px; }
 figcaption { color: var(--soft); font-size: .82rem; line-height: 1.35; }
@@ -46,12 +49,17 @@ svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 .band.ours { fill: var(--ours); opacity: .14; }
 .level { stroke: var(--other); stroke-width: .8; stroke-dasharray: 3 3; }
 .chance { stroke: var(--other); stroke-width: 2; }
-@media (max-width: 760px) {
+@media (max-width: 600px) {
+  dl { display: block; }
+  dd { margin: 0 0 8px; }
+}
+@media (max-width: 900px) {
   table, tbody, tr, td { display: block; width: 100%; }
   thead { display: none; }
   tr { border: 1px solid var(--line); border-radius: 6px; margin: 0 0 10px; padding: 4px 0; }
   tr.strong { background: var(--good); }
-  td { display: flex; justify-content: space-between; gap: 12px; border: 0; padding: 3px 10px; text-align: right; }
+  td { display: flex; overflow-wrap: anywhere; justify-content: space-between; gap: 12px; border: 0; padding: 3px 10px;
+    text-align: right; }
   td::before { content: attr(data-name); color: var(--soft); font-weight: 400; text-align: left; flex: 0 1 45%; }
   td:first-child { text-align: left; font-size: .95rem; }
   td:first-child::before { content: none; }

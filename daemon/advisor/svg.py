@@ -35,7 +35,8 @@ class Axis:
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             every = max(1, math.ceil((last - first) / 4))
-            return [10.0**k for k in range(first, last + 1, every)] if last > first else [self.low, self.high]
+            decades = [10.0**k for k in range(first, last + 1, every)]
+            return decades if last > first else [float(f"{v:.1g}") for v in (1.1 * self.low, *decades, self.high / 1.1)]
         span = self.high - self.low
         if span <= 0:
             return [self.low]
@@ -137,4 +138,4 @@ def number(value: float) -> str:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e5:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.6g}"
+    return f"{value:.4g}"

@@ -1,5 +1,6 @@
 """How numbers are written: every one with its sign, unit and uncertainty. Pure."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,13 @@ from daemon.advisor.scores import AHEAD, Noise, Tail
 NONE = "—"
 
 
-def signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.2f}"
+def places(sd: float | None) -> int:
+    """Decimals that show differences between scores with this SD: two, more where the scores are close together."""
+    return 2 if not sd or sd >= 0.1 else 2 - math.floor(math.log10(sd))
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else f"{value:+.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -33,12 +39,13 @@ def gigabytes(value: float) -> str:
     return f"{value / 1e9:.3g} GB"
 
 
-def gain(found: Gain | None) -> str:
+def gain(found: Gain | None, digits: int) -> str:
     if found is None:
         return "not estimable"
-    if max(abs(found.mean), abs(found.low), abs(found.high)) < 0.005:
-        return "0.00"
-    return f"{found.mean:+.2f} (90 % of outcomes {found.low:+.2f} … {found.high:+.2f})"
+    if max(abs(found.mean), abs(found.low), abs(found.high)) < 0.5 * 10**-digits:
+        return "0"
+    mean, low, high = (signed(v, digits) for v in (found.mean, found.low, found.high))
+    return f"{mean} (90 % of outcomes {low} … {high})"
 
 
 def eta(found: Eta | None) -> str:
@@ -47,28 +54,26 @@ def eta(found: Eta | None) -> str:
     return f"{duration(found.mid_s)} (90 %: {duration(found.low_s)} … {duration(found.high_s)})"
 
 
-def noise(found: Noise) -> str:
+def noise(found: Noise, digits: int) -> str:
     """How much the score of one configuration varies when it is run again."""
     match found.source:
         case "replicates":
-            return (
-                f"{found.sd:.2f} (95 %: {found.low:.2f} … {found.high:.2f}), from replicates with {found.degrees} "
-                "degrees of freedom"
-            )
+            middle, low, high = (f"{v:.{digits}f}" for v in (found.sd, found.low, found.high))
+            return f"{middle} (95 %: {low} … {high}), from replicates with {found.degrees} degrees of freedom"
         case "nearest neighbours":
-            return f"at most about {found.sd:.2f}, from nearest neighbours: no configuration was run twice"
+            return f"at most about {found.sd:.{digits}f}, from nearest neighbours: no configuration was run twice"
         case "unknown":
             return "unknown: no configuration was run twice"
 
 
-def tail(found: Tail | None) -> str:
+def tail(found: Tail | None, digits: int) -> str:
     if found is None:
         return "too few scores to say where the tail ends"
     if found.end is None:
         return f"no end in sight (shape {signed(found.shape)}, {found.exceedances} scores)"
-    low = signed(found.low) if found.low is not None else "open"
-    high = signed(found.high) if found.high is not None else "open"
-    return f"{signed(found.end)} (90 %: {low} … {high}; {found.exceedances} scores)"
+    low = signed(found.low, digits) if found.low is not None else "open"
+    high = signed(found.high, digits) if found.high is not None else "open"
+    return f"{signed(found.end, digits)} (90 %: {low} … {high}; {found.exceedances} scores)"
 
 
 def delta(row: ParameterRow) -> str:
