@@ -7,7 +7,7 @@ for and none to guess. A killed trial is retried once, with the same parameters,
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
-from trainer.space import SPACE, Hyperparameters
+from trainer.space import Parameter
 
-CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones
+CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -45,8 +45,9 @@ class SharedStudy:
 
     def __init__(
         self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
-        identity: StudyIdentity,
+        identity: StudyIdentity, first: Mapping[str, Any],
     ) -> None:  # fmt: skip
+        """`first`: the searched values that a new study tries before any other."""
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
         with self._locked():
             self.study = optuna.create_study(
@@ -59,7 +60,7 @@ class SharedStudy:
             if not stored:
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
                     self.study.set_user_attr(key, value)
-                self.study.enqueue_trial(Hyperparameters().to_dict())  # the defaults: what a search has to improve on
+                self.study.enqueue_trial(dict(first))
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
                     f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
@@ -160,9 +161,9 @@ def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
 
 
-def write_space(state_dir: Path, study: str) -> None:
+def write_space(state_dir: Path, study: str, searched: Sequence[Parameter]) -> None:
     """The searched ranges as plain JSON beside the trials, for readers without Optuna."""
-    space = {p.name: p.to_dict() for p in SPACE}
+    space = {p.name: p.to_dict() for p in searched}
     write_atomic(state_dir / "trials" / study / "space.json", json.dumps(space, indent=1).encode())
 
 
