@@ -9,7 +9,7 @@ noise is in `heads`.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from features.allocation import Limits
 from features.errors import CappuccinoError
 from trainer.checkpoint import pack, require_same, unpack
 from trainer.policy import Agent
 from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, collect
-from trainer.space import Hyperparameters
+from trainer.space import Hyperparameters, Network
 from trainer.vector_env import Problem
 
 
@@ -33,7 +34,8 @@ class TrainingDiverged(CappuccinoError):
 class UpdateStats:
     """After each update. `steps` account-steps so far; the rest describes the rollout or the passes over it.
 
-    mean_reward_bps is what was earned, before any shaping; shaping_bps is what shaping took off it. policy_kl and
+    mean_reward_bps is what was earned, before any shaping; shaping_bps is what shaping took off it and
+    shaping_size_bps the mean size of that. groups walk different bars. policy_kl and
     ratio_deviation (largest |ratio − 1|) are of the last pass; gradient_norm is before the clip, applied_norm after it,
     both averaged over `minibatches`.
     """
@@ -41,8 +43,11 @@ class UpdateStats:
     steps: int
     mean_reward_bps: float
     shaping_bps: float
+    shaping_size_bps: float
+    groups: int
     turnover: float
     drawdown: float
+    cash_share: float
     concentration: float
     volatility_bps: float
     episodes: float
@@ -66,11 +71,12 @@ class UpdateStats:
 class TrainedPolicy:
     """weights as `features.actor.weight_shapes(kind, ...)`; steps actually taken; one record per update.
 
-    scales: what the reward and value normalisers had learned.
+    limits: those it was trained under and has to trade under. scales: what the reward and value normalisers learned.
     """
 
-    kind: str
+    kind: Network
     width: int
+    limits: Limits
     weights: dict[str, NDArray[np.float32]]
     steps: int
     scales: dict[str, float]
@@ -95,6 +101,7 @@ def train_portfolio(
         torch.manual_seed(seed)
         agent = Agent.for_portfolio(problem.layout, h, stack_bars=problem.stack_bars)
     agent.to(problem.market.market.device)
+    problem = replace(problem, limits=problem.limits.with_extra_reserve(h.extra_cash_reserve))
     per_group = min(accounts, h.accounts_per_group)
     env = problem.batched(
         groups=max(1, accounts // per_group), accounts_per_group=per_group, seed=stream_seed(seed, 1)
@@ -104,8 +111,8 @@ def train_portfolio(
         training.restore(resume)
     training.run(on_update, monotonic_s)
     return TrainedPolicy(
-        kind=h.policy, width=h.width, weights=agent.policy.export(), steps=training.updates * training.samples,
-        scales=training.scales(), history=tuple(training.history),
+        kind=h.policy, width=h.width, limits=problem.limits, weights=agent.policy.export(),
+        steps=training.updates * training.samples, scales=training.scales(), history=tuple(training.history),
     )  # fmt: skip
 
 

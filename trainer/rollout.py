@@ -140,10 +140,12 @@ def collect(
     facts = {
         "mean_reward_bps": 1e4 * float(reward.mean()),
         "shaping_bps": 1e4 * float((reward - shaped).mean()),
+        "shaping_size_bps": 1e4 * float((reward - shaped).abs().mean()),
+        "groups": account.shape[1],
         "advantage_deviation": raw_deviation,
         "target_deviation": float(target.std()),
         "episodes": float(ended.sum()),
-        **{n: float(stacked(n).mean()) for n in ("turnover", "drawdown", "concentration")},
+        **{n: float(stacked(n).mean()) for n in ("turnover", "drawdown", "cash_share", "concentration")},
         "volatility_bps": 1e4 * float(stacked("log_return").square().mean().sqrt()),
     }
     return Rollout(

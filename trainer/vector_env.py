@@ -78,7 +78,8 @@ class StepResult:
 
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
     variate). log_return: the log-wealth change alone. market_return: close to close. turnover: traded value over
-    equity. concentration: sum of the squared asset weights. elapsed: share of the account's episode that is over.
+    equity. cash_share: of equity. concentration: sum of the squared asset weights. elapsed: share of the account's
+    episode that is over.
     terminated: ruin. truncated: the episode's time is up. `final` is the observation before any reset: its value
     bootstraps what truncation cut off.
     """
@@ -88,6 +89,7 @@ class StepResult:
     market_return: Tensor
     turnover: Tensor
     drawdown: Tensor
+    cash_share: Tensor
     concentration: Tensor
     elapsed: Tensor
     terminated: Tensor
@@ -208,7 +210,8 @@ class BatchedPortfolioEnv:
         result = StepResult(
             reward=log_return - self.market.benchmark[self.bar][:, None], log_return=log_return,
             market_return=(self._close() / close - 1.0)[:, 0], turnover=traded / before,
-            drawdown=1.0 - after / self.peak, concentration=(value / after[..., None]).square().sum(-1),
+            drawdown=1.0 - after / self.peak, cash_share=self.cash / after,
+            concentration=(value / after[..., None]).square().sum(-1),
             elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
             terminated=terminated, truncated=truncated & ~terminated, final=self.observe(),
         )  # fmt: skip

@@ -206,9 +206,8 @@ class Worker:
             if stopping:
                 raise Stopped
 
-        limits = self.arena.limits.with_extra_reserve(chosen.extra_cash_reserve)
         problem = Problem(
-            market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=limits,
+            market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=self.arena.limits,
             costs=self.arena.costs, lot=lot, min_notional=min_notional, stack_bars=dataset.spec.stack_bars,
             initial_cash=self.arena.initial_cash,
         )  # fmt: skip
@@ -225,7 +224,7 @@ class Worker:
             trained = train(resume=None)
         last = trained.history[-1]
         return PolicyArtifact(
-            kind=chosen.policy, width=trained.width, spec=dataset.spec, scaler=scaler, limits=limits,
+            kind=trained.kind, width=trained.width, spec=dataset.spec, scaler=scaler, limits=trained.limits,
             costs=self.arena.costs, venue_rules=self.arena.rules, weights=trained.weights,
             training={
                 "study": self.config.study.name, "data_sha256": dataset.data_sha256, "source": dataset.source_name,
