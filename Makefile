@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 STATE ?=
 RUN_FLAGS := $(if $(STATE),--state-dir $(STATE))
 
-.PHONY: help venv demo run test test-slow lint format bench clean
+.PHONY: help venv demo run test test-slow test-systemd chaos lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ test: $(STAMP) ## all quick tests
 test-slow: $(STAMP) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
+test-systemd: $(STAMP) ## the shipped unit under a real systemd in a container (root; skipped with a reason elsewhere)
+	@$(BIN)/python -m pytest -m systemd -s -rs tests/systemd
+
+chaos: $(STAMP) ## kills, hangs, storms, full disks, ten thousand simulated days: the numbers of docs/promises.md (about half an hour)
+	@$(BIN)/python -m pytest -m chaos -s -rs
+
 lint: $(STAMP) ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -57,6 +63,7 @@ format: $(STAMP) ## rewrite to the house format
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## speed, printed as ratios; never a gate
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@$(BIN)/python -m pytest -m bench -s
 
 clean: ## remove what was built, never a state directory

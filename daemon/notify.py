@@ -7,14 +7,20 @@ from typing import Self
 
 
 class Notifier:
-    """Tells systemd READY, STATUS, WATCHDOG and STOPPING; silent outside a unit."""
+    """Tells systemd READY, STATUS, WATCHDOG, RELOADING and STOPPING; silent outside a unit."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, watchdog_s: float = 30.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.ping_every_s = watchdog_s / 3  # one lost ping must not kill a healthy daemon
 
     @classmethod
     def from_environment(cls) -> Self:
-        return cls(os.environ.get("NOTIFY_SOCKET", ""))
+        watchdog_s = int(os.environ.get("WATCHDOG_USEC") or 30_000_000) / 1e6
+        return cls(os.environ.get("NOTIFY_SOCKET", ""), watchdog_s=watchdog_s)
+
+    def reloading(self, now_s: float) -> None:
+        """To be followed by READY=1. now_s: monotonic, by which systemd tells this reload from an earlier one."""
+        self.send(f"RELOADING=1\nMONOTONIC_USEC={int(now_s * 1e6)}")
 
     def send(self, message: str) -> None:
         if not self._address:

@@ -1,35 +1,42 @@
-"""Starting, watching and ending child processes: the doing half of `daemon.lifecycle`."""
+"""Starting, hearing and ending child processes: the doing half of `daemon.lifecycle`."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import psutil
-
-from daemon.child.progress import FD_VARIABLE
-from daemon.child.stopping import PARENT_VARIABLE
-from features.files import write_atomic
+from daemon.child import launch
+from daemon.child.locks import FD_VARIABLE as LOCK_VARIABLE
+from daemon.child.progress import FD_VARIABLE as PROGRESS_VARIABLE
+from daemon.lifecycle import ChildSpec, What
 
 LAST_OUTPUT_BYTES = 65_536
 _SIGNALS = {"term": signal.SIGTERM, "abort": signal.SIGABRT, "kill": signal.SIGKILL}
+_KEPT_FROM_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True, kw_only=True)
 class Process:
-    """A running child. pidfd becomes readable when it dies; progress_fd carries its beats."""
+    """A running child. pidfd becomes readable when it dies; progress_fd carries its beats; lifeline ends it with us.
+
+    output_fd reads the file its standard output and error go to; what it writes begins at output_from.
+    """
 
     name: str
     popen: subprocess.Popen[bytes]
     pidfd: int
     progress_fd: int
-    output: Path
+    lifeline_fd: int
+    output_fd: int
+    output_from: int
     torn: bytes = field(default=b"")
 
     @property
@@ -52,50 +59,64 @@ class Process:
         except BlockingIOError:
             return False
 
+    def rss_bytes(self) -> int:
+        """Resident memory now; 0 for a process that is gone."""
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        return 0
+
+    def last_output(self) -> bytes:
+        """The end of what this process wrote to standard output and error, stack dumps included: its last words."""
+        size = os.fstat(self.output_fd).st_size
+        start = max(self.output_from, size - LAST_OUTPUT_BYTES)
+        return os.pread(self.output_fd, max(0, size - start), start)
+
     def reap(self) -> int:
         """Exit status, negative for a signal; closes the descriptors. The child must be dead or dying."""
         code = self.popen.wait()
-        os.close(self.pidfd)
-        os.close(self.progress_fd)
+        for handle in (self.pidfd, self.progress_fd, self.lifeline_fd, self.output_fd):
+            os.close(handle)
         return code
 
-    def last_output(self) -> str:
-        """The end of what it wrote to standard output and error: its last words."""
-        with contextlib.suppress(OSError), self.output.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_OUTPUT_BYTES))
-            return file.read().decode(errors="replace")
-        return ""
 
+def spawn(spec: ChildSpec, state_dir: Path) -> Process:
+    """Start the child in its own session, leashed and limited (`daemon.child.launch`). Raises OSError.
 
-def spawn(name: str, command: tuple[str, ...], *, logs: Path) -> Process:
-    """Start `command` in its own session, with a progress pipe; output goes to `logs/<name>.out`.
-
-    Must be called from the main thread: PDEATHSIG fires when the spawning thread ends. Raises OSError.
+    Its output goes straight to `logs/<name>.out`, so that it neither waits for the supervisor nor is lost with either;
+    it inherits the lock `run/<name>.lock`. Must be called from the main thread, which PDEATHSIG is tied to.
     """
-    logs.mkdir(parents=True, exist_ok=True)
-    output = logs / f"{name}.out"
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(read_fd, False)
-    try:
-        with output.open("ab") as file:
-            popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=(write_fd,),
-                start_new_session=True, env=_environment(write_fd),
-            )  # fmt: skip
-    except OSError:
-        os.close(read_fd)
-        raise
-    finally:
-        os.close(write_fd)
-    return Process(name=name, popen=popen, pidfd=os.pidfd_open(popen.pid), progress_fd=read_fd, output=output)
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as failed:
+        lock = _lock(state_dir / "run" / f"{spec.name}.lock")
+        theirs.callback(os.close, lock)
+        progress_fd, their_progress = _pipe(theirs, failed, keep="read")
+        lifeline_fd, their_lifeline = _pipe(theirs, failed, keep="write")
+        os.set_blocking(progress_fd, False)
+        output_fd = _output(state_dir / "logs" / f"{spec.name}.out")
+        failed.callback(os.close, output_fd)
+        output_from = os.fstat(output_fd).st_size
+        leash = {**asdict(spec.limits), "parent": os.getpid(), "lifeline": their_lifeline}
+        popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", launch.__file__, json.dumps(leash), *spec.command], stdin=subprocess.DEVNULL,
+            stdout=output_fd, stderr=output_fd, pass_fds=(their_progress, their_lifeline, lock),
+            start_new_session=True, env=_environment(their_progress, lock),
+        )  # fmt: skip
+        pidfd = os.pidfd_open(popen.pid)
+        failed.pop_all()
+    return Process(
+        name=spec.name, popen=popen, pidfd=pidfd, progress_fd=progress_fd, lifeline_fd=lifeline_fd, output_fd=output_fd,
+        output_from=output_from,
+    )  # fmt: skip
 
 
-def send(process: Process, what: Literal["term", "abort", "kill"]) -> None:
-    """Signal the child's whole process group."""
+def send(process: Process, what: What) -> None:
+    """Signal the child's whole process group; "finish" concerns the child alone."""
     with contextlib.suppress(ProcessLookupError):
+        if what == "finish":
+            signal.pidfd_send_signal(process.pidfd, signal.SIGUSR1)
+            return
         os.killpg(process.pid, _SIGNALS[what])
-        if what == "term":
-            # CONT after TERM: a stopped process cannot act on a pending signal
+        if what != "kill":
+            # CONT after TERM or ABRT: a stopped process cannot act on a pending signal
             os.killpg(process.pid, signal.SIGCONT)
 
 
@@ -104,37 +125,32 @@ def python_module(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-X", "faulthandler", "-m", module, *arguments)
 
 
-def _environment(progress_fd: int) -> Mapping[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
-    return {**kept, FD_VARIABLE: str(progress_fd), PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+def _pipe(theirs: contextlib.ExitStack, failed: contextlib.ExitStack, *, keep: str) -> tuple[int, int]:
+    """(our end, the child's end): ours is closed only if the start fails, the child's in any case."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    ours, other = (read_fd, write_fd) if keep == "read" else (write_fd, read_fd)
+    failed.callback(os.close, ours)
+    theirs.callback(os.close, other)
+    return ours, other
 
 
-def remember(path: Path, processes: Mapping[str, Process]) -> None:
-    """Write down who runs, so that a successor can prove which leftovers are ours."""
-    records = {}
-    for name, process in processes.items():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            records[name] = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
-    write_atomic(path, json.dumps({"boot_id": _boot_id(), "children": records}).encode())
-
-
-def kill_leftovers(path: Path) -> list[str]:
-    """SIGKILL children of a dead supervisor: same boot, same pid, same start time. Returns their names."""
+def _lock(path: Path) -> int:
+    """The child's lock, taken for it. OSError when a process that should be gone still holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return []
-    killed = []
-    if record["boot_id"] == _boot_id():
-        for name, child in record["children"].items():
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                process = psutil.Process(child["pid"])
-                if abs(process.create_time() - child["started"]) < 0.05 and process.status() != psutil.STATUS_ZOMBIE:
-                    os.killpg(child["pid"], signal.SIGKILL)
-                    process.wait(timeout=5)
-                    killed.append(name)
-    return killed
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise OSError(error.errno, f"{path.name} is held by another process: never two of a name") from error
+    return handle
 
 
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _output(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _environment(progress_fd: int, lock_fd: int) -> Mapping[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in _KEPT_FROM_CHILDREN}
+    return {**kept, PROGRESS_VARIABLE: str(progress_fd), LOCK_VARIABLE: str(lock_fd), "PYTHONUNBUFFERED": "1"}

@@ -10,8 +10,6 @@ from array_api_compat import array_namespace
 
 from features.allocation import to_lots
 
-BUY_HEADROOM = 1.0 - 1e-9  # rounding of a scaled-down buy must never overdraw the cash
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
@@ -31,6 +29,8 @@ def fill_trades(
 
     Sells fill first; buys share the cash then at hand, scaled down alike if it does not reach. fee and price_impact
     are fractions, scalars or (..., 1). volume (..., N) is the next bar's; tradable (..., N) is False on filled bars.
+    Cash never goes below zero, in float32 either: what rounding could overdraw, 8 (N + 1) units in the last place of
+    the cash at hand, is not spent.
     fee_in_received: buys pay the fee in the asset bought, sells in quote currency (the asset received either way).
     """
     xp = array_namespace(delta)
@@ -45,7 +45,8 @@ def fill_trades(
     bought = xp.maximum(wanted, zero)
     fee_on_top = 0.0 if fee_in_received else fee
     need = xp.sum(bought * price * (1.0 + fee_on_top), axis=-1)
-    have = (cash + proceeds) * BUY_HEADROOM
+    unspent = 8.0 * (delta.shape[-1] + 1) * float(xp.finfo(delta.dtype).eps)
+    have = xp.clip((cash + proceeds) * (1.0 - unspent), 0.0, None)
     short = need > have
     share = xp.where(short, have / xp.where(need > 0, need, xp.ones_like(need)), xp.ones_like(need))
     bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)

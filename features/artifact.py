@@ -23,7 +23,7 @@ from features.scaling import Scaler
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
 
-MANIFEST, WEIGHTS, EVIDENCE = "manifest.json", "weights.safetensors", "evidence.json"
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,7 @@ class PolicyArtifact:
         """Write `artifacts/<id>/` atomically; saving the same artifact twice is one directory."""
         final = artifacts / self.artifact_id
         if final.exists():
+            os.utime(final)  # as young as if written now: nothing may name it yet, and the janitor spares the young
             return final
         draft = artifacts / f".{self.artifact_id}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)

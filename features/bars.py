@@ -177,12 +177,13 @@ def bars_from_candles(candles: pd.DataFrame, *, tickers: Sequence[str], timefram
         raise DataError(f"two candles for {twice['ticker']} closing at {utc_text(int(twice['close_time_s']))}")
     wide = table.pivot_table(index="close_time_s", columns="ticker", values=[*PRICE_COLUMNS, "volume"], aggfunc="first")
     start = int(table.groupby("ticker")["close_time_s"].min().max())
-    grid = np.arange(start, int(table["close_time_s"].max()) + 1, timeframe_s, dtype=np.int64)
+    first, last = int(table["close_time_s"].min()), int(table["close_time_s"].max())
+    grid = np.arange(first, last + 1, timeframe_s, dtype=np.int64)
     raw: dict[str, Float] = {
         name: pd.DataFrame(wide[name]).reindex(index=grid, columns=list(tickers)).to_numpy(float)
         for name in (*PRICE_COLUMNS, "volume")
     }
-    return _filled_forward(raw, grid, tuple(tickers), timeframe_s)
+    return _filled_forward(raw, grid, tuple(tickers), timeframe_s, skip=(start - first) // timeframe_s)
 
 
 def candles_from_bars(bars: Bars) -> pd.DataFrame:
@@ -197,11 +198,14 @@ def candles_from_bars(bars: Bars) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _filled_forward(raw: dict[str, Float], grid: NDArray[np.int64], tickers: tuple[str, ...], timeframe_s: int) -> Bars:
+def _filled_forward(
+    raw: dict[str, Float], grid: NDArray[np.int64], tickers: tuple[str, ...], timeframe_s: int, *, skip: int
+) -> Bars:
+    """skip: bars before which some ticker had none yet; the others may be filled from a close among them."""
     filled = np.isnan(raw["close"])
     close = pd.DataFrame(raw["close"]).ffill().to_numpy()
-    prices = {name: np.where(filled, close, raw[name]) for name in PRICE_COLUMNS}
+    prices = {name: np.where(filled, close, raw[name])[skip:] for name in PRICE_COLUMNS}
     return Bars(
-        tickers=tickers, timeframe_s=timeframe_s, close_time_s=grid,
-        volume=np.where(filled, 0.0, raw["volume"]), filled=filled, **prices,
+        tickers=tickers, timeframe_s=timeframe_s, close_time_s=grid[skip:],
+        volume=np.where(filled, 0.0, raw["volume"])[skip:], filled=filled[skip:], **prices,
     )  # fmt: skip

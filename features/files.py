@@ -1,32 +1,43 @@
 """Files that survive a crash: atomic replacement, append-only records with a checksum, and locks."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import sqlite3
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from features.errors import CappuccinoError, DataError
 
+# what SQLite says when it cannot write its file, or cannot grow the shared memory beside its write-ahead log
+_SQLITE_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+
 
 class AlreadyRunning(CappuccinoError):
     """Another process holds the lock."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut."""
+def write_atomic(path: Path, data: bytes, *, crash_point: Callable[[str], None] = lambda _: None) -> None:
+    """Replace `path` as one step: a reader sees the old bytes or the new ones, also after a power cut.
+
+    `crash_point` is called after every step that reaches the disk; tests die there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(data)
             file.flush()
+            crash_point("draft written")
             os.fsync(file.fileno())
+            crash_point("draft synced")
         draft.replace(path)
+        crash_point("draft renamed")
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -62,9 +73,12 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     try:
         size = os.lseek(handle, 0, os.SEEK_END)
         os.ftruncate(handle, whole := _whole_length(handle, size))
-        os.lseek(handle, whole, os.SEEK_SET)
-        os.write(handle, line.encode())
-        os.fsync(handle)
+        try:
+            _write_all(handle, line.encode(), whole)
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, whole)  # a full disk may have taken the first half of the line
+            raise
     finally:
         os.close(handle)
 
@@ -87,6 +101,24 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or what caused it, says that the disk is full or a quota used up."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "") in _SQLITE_FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _write_all(handle: int, data: bytes, offset: int) -> None:
+    """Write everything at `offset`: on a nearly full disk one call takes a part and reports no error."""
+    while data:
+        taken = os.pwrite(handle, data, offset)
+        data, offset = data[taken:], offset + taken
+
+
 def _whole_length(handle: int, size: int) -> int:
     """Length up to and including the last newline."""
     end, step = size, 65_536
@@ -97,6 +129,19 @@ def _whole_length(handle: int, size: int) -> int:
             return start + found + 1
         end = start
     return 0
+
+
+@contextlib.contextmanager
+def held(path: Path, *, pause: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock, calling `pause` again and again while another process does: a waiting child is seen alive."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(Lock(path))
+                break
+            except AlreadyRunning:
+                pause()
+        yield
 
 
 class Lock:

@@ -5,7 +5,7 @@ Evaluation and paper trading both run on this ledger, so their accounts agree to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_UP, Decimal
+from decimal import ROUND_UP, Context, Decimal, localcontext
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from features.venue_rules import VenueRules
 
 QUOTE_UNIT = Decimal("0.00000001")  # fees are rounded up to it, as venues do
 BASE_UNIT = Decimal("0.000000001")  # Alpaca's nine decimals
+EXACT = Context(prec=200)  # a float has 17 digits, so quantity x price x fee, and sums over years, fit without rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +66,21 @@ class Ledger:
         return cls(tickers=tuple(tickers), cash=start, quantity=(zero,) * len(tickers), peak=start, bars_since_trade=0)
 
     def book(self, fills: Sequence[Fill]) -> Self:
-        """After `fills`; DataError rather than a negative balance."""
+        """After `fills`, without any rounding; DataError rather than a negative balance."""
         cash, quantity = self.cash, list(self.quantity)
-        for fill in fills:
-            i = self.tickers.index(fill.ticker)
-            cash -= fill.quantity * fill.price + fill.fee_quote
-            quantity[i] += fill.quantity - fill.fee_base
-            if quantity[i] < 0 or cash < 0:
-                raise DataError(f"a fill of {fill.quantity} {fill.ticker} overdraws the account")
-        return replace(
-            self, cash=cash, quantity=tuple(quantity),
-            bars_since_trade=0 if fills else self.bars_since_trade,
-            fees=self.fees + sum((f.fee_value for f in fills), Decimal(0)),
-            turnover=self.turnover + sum((f.notional for f in fills), Decimal(0)),
-        )  # fmt: skip
+        with localcontext(EXACT):
+            for fill in fills:
+                i = self.tickers.index(fill.ticker)
+                cash -= fill.quantity * fill.price + fill.fee_quote
+                quantity[i] += fill.quantity - fill.fee_base
+                if quantity[i] < 0 or cash < 0:
+                    raise DataError(f"a fill of {fill.quantity} {fill.ticker} overdraws the account")
+            return replace(
+                self, cash=cash, quantity=tuple(quantity),
+                bars_since_trade=0 if fills else self.bars_since_trade,
+                fees=self.fees + sum((f.fee_value for f in fills), Decimal(0)),
+                turnover=self.turnover + sum((f.notional for f in fills), Decimal(0)),
+            )  # fmt: skip
 
     def marked(self, close: NDArray[np.float64]) -> Self:
         """One bar later: the peak follows the equity at `close` (N,), the time since the last trade counts on."""
@@ -134,28 +136,35 @@ def simulate_fills(
     if len(wanted) != len(orders):
         raise DataError("two orders for one ticker in one bar")
     lot, _ = rules.arrays(ledger.tickers)
+    rounding = QUOTE_UNIT * len(ledger.tickers)  # what rounding every fee up may take beside the buys
     filled = fill_trades(
         delta=np.array([float(wanted.get(t, 0)) for t in ledger.tickers]),
-        cash=ledger.cash_array(), quantity=ledger.quantity_array(), open_price=bar.open[0], volume=bar.volume[0],
+        cash=np.array(float(ledger.cash - rounding)), quantity=ledger.quantity_array(),
+        open_price=bar.open[0], volume=bar.volume[0],
         tradable=~bar.filled[0], lot=lot, fee=costs.fee, price_impact=costs.price_impact,
         fee_in_received=costs.fee_in == "received", max_volume_share=costs.max_volume_share,
     )  # fmt: skip
     # sells first: their proceeds pay for the buys
     order = np.argsort(filled.quantity, kind="stable")
-    return tuple(
-        _fill(ledger.tickers[i], filled, int(i), bar, costs, rules) for i in order if filled.quantity[i] != 0.0
-    )
+    return tuple(_fill(ledger, filled, int(i), bar, costs, rules) for i in order if filled.quantity[i] != 0.0)
 
 
-def _fill(ticker: str, filled: Filled, i: int, bar: Bars, costs: Costs, rules: VenueRules) -> Fill:
-    quantity = _in_lots(float(filled.quantity[i]), rules.rule(ticker).lot_decimal)
+def _fill(ledger: Ledger, filled: Filled, i: int, bar: Bars, costs: Costs, rules: VenueRules) -> Fill:
+    ticker = ledger.tickers[i]
+    # all of a holding, as a float, may be half a unit in the last place more than all of it
+    all_held = ledger.quantity[i].copy_negate()
+    quantity = max(_in_lots(float(filled.quantity[i]), rules.rule(ticker).lot_decimal), all_held)
     price = Decimal(repr(float(filled.price[i])))
     fee = Decimal(repr(costs.fee))
     in_base = costs.fee_in == "received" and quantity > 0
+    with localcontext(EXACT):
+        notional = abs(quantity) * price
+        # rounded up, but never more than is received: a sale of dust costs no cash, a buy of dust no coins
+        fee_quote = min(notional, (notional * fee).quantize(QUOTE_UNIT, rounding=ROUND_UP))
+        fee_base = min(quantity, (quantity * fee).quantize(BASE_UNIT, rounding=ROUND_UP))
     return Fill(
         ticker=ticker, close_time_s=bar.last_close_s, quantity=quantity, price=price,
-        fee_quote=Decimal(0) if in_base else (abs(quantity) * price * fee).quantize(QUOTE_UNIT, rounding=ROUND_UP),
-        fee_base=(quantity * fee).quantize(BASE_UNIT, rounding=ROUND_UP) if in_base else Decimal(0),
+        fee_quote=Decimal(0) if in_base else fee_quote, fee_base=fee_base if in_base else Decimal(0),
     )  # fmt: skip
 
 

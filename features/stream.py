@@ -66,12 +66,13 @@ class StreamValues:
         row: NDArray[Any] = np.empty(n, dtype=np.int64 if isinstance(x, Fixed | RollingSum) else np.float64)
         match x:
             case Apply(ufunc, operands):
-                values = [self._values[o] if isinstance(o, Expr) else o for o in operands]
+                # a number becomes an array now, or numpy would convert it anew at every bar
+                values = [self._values[o] if isinstance(o, Expr) else np.array(o) for o in operands]
                 self._steps.append(partial(ufunc, *values, out=row))
             case Lag(of, bars):
                 self._steps.append(self._recall(self._ring(of), bars, row))
             case Fixed(of, bits):
-                self._steps.append(partial(_to_fixed, self._values[of], 2.0**bits, np.empty(n), row))
+                self._steps.append(partial(_to_fixed, self._values[of], np.array(2.0**bits), np.empty(n), row))
             case RollingSum(fixed, bars):
                 ring = self._ring(fixed)
                 row[:] = ring[-bars:].sum(axis=0)
@@ -144,7 +145,7 @@ def _ring_depths(nodes: Sequence[Expr]) -> dict[Expr, int]:
     return depths
 
 
-def _to_fixed(x: Float, scale: float, scratch: Float, row: NDArray[np.int64]) -> None:
+def _to_fixed(x: Float, scale: Float, scratch: Float, row: NDArray[np.int64]) -> None:
     np.multiply(x, scale, scratch)
     np.rint(scratch, scratch)
     row[:] = scratch

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
+from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
-from features.files import Lock
 from paper_trader import report as reporting
 from paper_trader.journal import Journal
 from paper_trader.loop import Trader
@@ -34,7 +34,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     """Trade until stopped, or until a replay ends."""
     state_dir, name = arguments.state_dir, arguments.name
     stop = StopRequest()
-    with Lock(state_dir / "run" / "paper_trader.lock"):  # never two traders
+    with sole(state_dir / "run" / "paper_trader.lock"):  # never two traders
         configure_logging(component="paper_trader", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         Trader(
             config=config, state_dir=state_dir, clock=SystemClock(), progress=Progress.from_environment(),

@@ -232,7 +232,7 @@ def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> s
         connection.execute(f"PRAGMA {pragma}")
     verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
     if verdict != "ok":
-        raise DataError(f"{path} is damaged: {verdict}", hint="restore the last backup beside it")
+        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version == 0:
         with transaction(connection) as db:
@@ -250,11 +250,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # SQLITE_FULL has already rolled back
+        if connection.in_transaction:  # SQLITE_FULL has already rolled back, unless it was the COMMIT that failed
             connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def ledger_record(account: Ledger) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,12 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import bar_source, costs, feature_spec, store_venue_rules, venue_rules
+from daemon.child.market import Waiting, bar_source, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, epoch_s, utc_text
 from features.decision import Decider, MarketWindow
 from features.errors import ConfigurationError, DataError
-from features.files import write_atomic
+from features.files import disk_full, write_atomic
 from features.ledger import Ledger, plan_orders
 from features.pipeline import FeatureRows, FeatureStream, compute
 from features.sources.base import BarSource
@@ -34,6 +37,7 @@ PARITY_EVERY_BARS = 24
 STATUS_EVERY_S = 0.2
 POLL_S = 0.25
 OUTAGE_RETRY_S = 15.0
+ROOM_BYTES = 2_097_152  # twice the journal's capped write-ahead log: the janitor's reserve file gives more than that
 
 
 class Trader:
@@ -50,29 +54,53 @@ class Trader:
         self._market_now: NDArray[np.float32] | None = None
         self._pointer_stamp_ns = -1
         self._mismatches, self._status_due_s, self._pulses = 0, 0.0, 0
+        self._halt_due = ""  # a halt that the journal has not taken yet
 
     def run(self) -> None:
-        """Until a stop is asked for, or a replay has reached its last bar."""
-        self._open()
-        try:
-            if self._wait_for_policy():
-                self._trade()
-        finally:
-            self._write_status(force=True)
-            self._journal.close()
-            self._broker.close()
+        """Until a stop is asked for, or a replay has reached its last bar.
+
+        On a full disk nothing can be written down, so nothing is sent: the trader waits, alive, and then opens its
+        books anew, as after a crash. What was in memory and never reached the journal has never happened.
+        """
+        self._open_market()
+        while True:
+            try:
+                with contextlib.ExitStack() as books:
+                    self._open(books)
+                    if self._wait_for_policy():
+                        self._trade()
+                    return
+            except (OSError, sqlite3.Error) as error:
+                if not disk_full(error):
+                    raise
+                self.log.warning("trader.disk_full", reason=str(error))
+            if not self._wait_for_room():
+                return
+
+    def _wait_for_room(self) -> bool:
+        """False when a stop is asked for first."""
+        while not self.should_stop():
+            if shutil.disk_usage(self.state_dir / "paper").free >= ROOM_BYTES:
+                return True
+            self._pulse("no orders: the disk is full")
+            self.clock.sleep(1.0)
+        return False
 
     # opening ---------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        self._spec = feature_spec(self.config)
-        self._source: BarSource = bar_source(
-            self.config, self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
+    def _open_market(self) -> None:
+        """Once in a life, unlike the books: a venue allows one stream per account."""
+        waiting = Waiting(
+            clock=self.clock, beat=lambda: self._pulse("reading the market"), should_stop=self.should_stop
         )
+        self._spec, self._waiting = feature_spec(self.config), waiting
+        self._source: BarSource = bar_source(self.config, self.state_dir, waiting, listen=True)
         self._replay = self.config.paper.clock == "replay"
-        store_venue_rules(self._source, self.state_dir)
+
+    def _open(self, books: contextlib.ExitStack) -> None:
+        store_venue_rules(self.config, self._source, self.state_dir, self._waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
-        self._journal = Journal(self.state_dir / "paper" / "journal.db")
+        self._journal = books.enter_context(contextlib.closing(Journal(self.state_dir / "paper" / "journal.db")))
         meta = self._journal.meta()
         if not meta:
             meta = self._begin()
@@ -80,20 +108,24 @@ class Trader:
         self._start_s = int(meta["start_s"])
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
-        self._broker = SimulatedBroker(
+        self._broker = books.enter_context(contextlib.closing(SimulatedBroker(
             self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
-        )  # fmt: skip
+        )))  # fmt: skip
         bars = self._journal.bars()
         self._stream = FeatureStream(self._spec, bars)
         self._recent = _last_rows(bars, self._spec.warmup_bars, self._spec.stack_bars, lambda b: compute(b, self._spec))
         self._processed = self._journal.counts()["marks"] - 1
         self._close = bars.close[-1]
-        halted = meta.get("halted", "")
+        if self._halt_due:
+            self._journal.halt(self._halt_due)
+        halted = meta.get("halted", self._halt_due)
         self._session = Session(
             phase=Phase.HALTED if halted else Phase.IDLE, reason=halted,
             max_drawdown=self.config.paper.max_drawdown_halt, stale_after_s=self.config.paper.stale_after_s,
         )  # fmt: skip
+        self._holding, self._window, self._pointer_stamp_ns = None, None, -1
+        books.callback(lambda: self._write_status(force=True))
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
 
     def _begin(self) -> dict[str, str]:
@@ -106,6 +138,9 @@ class Trader:
         else:
             start_s = self._source.last_close_s()
         history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
+        if history.n_bars and not self._replay:
+            # The newest bar has closed by the clock, which does not mean that the venue serves it yet.
+            start_s = history.last_close_s
         if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
             raise ConfigurationError(
                 f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "
@@ -269,6 +304,7 @@ class Trader:
         self._session, effects = step(self._session, event)
         for effect in effects:
             if isinstance(effect, Latch):
+                self._halt_due = effect.reason
                 self._journal.halt(effect.reason)
                 self.log.error("trader.halted", reason=effect.reason)
         return effects
@@ -310,7 +346,11 @@ class Trader:
             "processed_bars": self._processed, "total_bars": total, "started_with": self.config.account.initial_cash,
             "return_since_start": worth / self.config.account.initial_cash - 1.0,
         }  # fmt: skip
-        write_atomic(self.state_dir / "paper" / "status.json", json.dumps(record).encode())
+        try:
+            write_atomic(self.state_dir / "paper" / "status.json", json.dumps(record).encode())
+        except OSError as error:  # a picture for others: the journal is what counts, and it is asked next
+            if not disk_full(error):
+                raise
 
 
 def _last_rows(bars: Bars, warmup_bars: int, n_rows: int, rows_of: Callable[[Bars], FeatureRows]) -> list[FeatureRows]:

@@ -10,11 +10,12 @@ import structlog
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
+from daemon.child.exits import EXIT_RECYCLE
+from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError, ConfigurationError
-from features.files import Lock
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
 
     state_dir, name = arguments.state_dir, arguments.name
     clock, progress, stop = SystemClock(), Progress.from_environment(), StopRequest()
-    with Lock(state_dir / "run" / f"{name}.lock"):
+    with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         torch.set_num_threads(config.daemon.torch_threads)
@@ -49,11 +50,11 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
         )
         worker = Worker(
             config=config, state_dir=state_dir, name=name, dataset=dataset, clock=clock, progress=progress,
-            log=get_logger(), should_stop=lambda: stop.requested,
+            log=get_logger(), should_stop=lambda: stop.requested, should_finish=lambda: stop.finish_requested,
         )  # fmt: skip
         progress.ready()
         worker.run()
-    return 0
+    return EXIT_RECYCLE if worker.recycle else 0
 
 
 def judge(config: Config, arguments: argparse.Namespace) -> int:

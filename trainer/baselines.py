@@ -37,7 +37,10 @@ def baselines(bars: Bars) -> tuple[Baseline, ...]:
         Baseline(name="1/N hold", target=_hold(lambda b, k: _equal(b))),
         Baseline(name=FIXED_BASELINE, target=_daily(lambda b, k: _equal(b))),
         Baseline(name="inverse volatility 30 d", target=_daily(lambda b, k: _inverse_volatility(b, k, month))),
-        Baseline(name="momentum 30 d top 3", target=_daily(lambda b, k: _momentum(b, k, month))),
+        Baseline(name="momentum 30 d top 3", target=_daily(lambda b, k: _momentum(b, k, month, fall_to_cash=False))),
+        Baseline(
+            name="momentum 30 d top 3 or cash", target=_daily(lambda b, k: _momentum(b, k, month, fall_to_cash=True))
+        ),
         Baseline(name="trend SMA 30 d", target=_daily(lambda b, k: _trend(b, k, month))),
         Baseline(name="random weights daily", target=_daily(_random)),
         Baseline(name="best coin in hindsight", target=_hindsight, bound=True),
@@ -99,12 +102,13 @@ def _inverse_volatility(bars: Bars, k: int, n: int) -> Float:
     return weights
 
 
-def _momentum(bars: Bars, k: int, n: int) -> Float:
+def _momentum(bars: Bars, k: int, n: int, *, fall_to_cash: bool) -> Float:
+    """The three that rose most, in equal parts; one that fell is held as cash instead if `fall_to_cash`."""
     past = _past(bars, k, n)
     change = past[-1] / past[0] - 1.0
     top = np.argsort(-change, kind="stable")[: min(3, bars.n_tickers)]
     weights = np.zeros(bars.n_tickers)
-    weights[top] = np.where(change[top] > 0, 1.0 / len(top), 0.0)
+    weights[top] = np.where((change[top] > 0) | (not fall_to_cash), 1.0 / len(top), 0.0)
     return weights
 
 

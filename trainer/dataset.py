@@ -1,6 +1,5 @@
 """From configuration to data: one market, its features, and who may read which part of it."""
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,21 +11,18 @@ from numpy.typing import NDArray
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import bar_source, costs, feature_spec, limits, store_venue_rules, venue_rules
-from features.bars import Bars, candles_from_bars, epoch_s
+from daemon.child.market import Waiting, bar_source, costs, feature_spec, limits, store_venue_rules, venue_rules
+from features.bars import Bars, epoch_s
 from features.errors import ConfigurationError
-from features.files import AlreadyRunning, Lock, write_atomic
+from features.files import held, read_json, write_atomic
 from features.observation import market_block
 from features.pipeline import FeatureRows, compute
 from features.scaling import Scaler
-from features.sources.base import BarSource
-from features.sources.recorded import RecordedSource
+from features.sources.stored import Pin, StoredSource
 from features.spec import FeatureSpec
 from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
 from trainer.splits import Fold, Roles, roles, walk_forward
-
-SNAPSHOT_POLL_S = 1.0
 
 
 class Dataset:
@@ -101,11 +97,14 @@ def load_dataset(
 ) -> Dataset:  # fmt: skip
     """All bars of the configured source with their roles; ConfigurationError when there are too few."""
     spec = feature_spec(config)
-    source = bar_source(config, clock, beat=beat)
-    store_venue_rules(source, state_dir)
-    if config.market.source == "ccxt":
-        source = _snapshot(config, source, state_dir, clock, beat)
-    bars = _all_bars(source, spec)
+    waiting = Waiting(clock=clock, beat=beat)
+    source = bar_source(config, state_dir, waiting)
+    store_venue_rules(config, source, state_dir, waiting)
+    bars = (
+        _pinned(config, source, state_dir, waiting)
+        if isinstance(source, StoredSource)
+        else source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
+    )
     if bars.n_bars < 4 * spec.warmup_bars:
         raise ConfigurationError(
             f"{bars.n_bars} bars from {source.name}, at least {4 * spec.warmup_bars} are needed to train and judge",
@@ -114,27 +113,16 @@ def load_dataset(
     return Dataset(everything=bars, spec=spec, config=config, source_name=source.name)
 
 
-def _snapshot(
-    config: Config, live: BarSource, state_dir: Path, clock: Clock, beat: Callable[[], None]
-) -> BarSource:  # fmt: skip
-    """What a live market had shown when the study began: all its workers, and their restarts, read the same bars."""
-    path = state_dir / "market" / f"{config.study.name}.parquet"
-    while not path.exists():
-        try:
-            with Lock(state_dir / "run" / "snapshot.lock"):
-                if not path.exists():
-                    candles = candles_from_bars(_all_bars(live, feature_spec(config)))
-                    buffer = io.BytesIO()
-                    candles.to_parquet(buffer, index=False)
-                    write_atomic(path, buffer.getvalue())
-        except AlreadyRunning:  # another worker is fetching
-            beat()
-            clock.sleep(SNAPSHOT_POLL_S)
-    return RecordedSource(path=path, tickers=config.market.tickers, timeframe_s=config.market.timeframe_s)
+def _pinned(config: Config, source: StoredSource, state_dir: Path, waiting: Waiting) -> Bars:
+    """The bars there were when the study began: all its workers, and their restarts, read the same ones.
 
-
-def _all_bars(source: BarSource, spec: FeatureSpec) -> Bars:
-    return source.bars(after_s=source.first_close_s() - spec.timeframe_s, until_s=source.last_close_s())
+    The store goes on growing and its venue may revise it; a study whose bars cannot be had again is refused.
+    """
+    path = state_dir / "trials" / config.study.name / "data.json"
+    with held(state_dir / "run" / "data.lock", pause=waiting.pause):
+        if not path.exists():
+            write_atomic(path, json.dumps(source.pin().to_dict(), indent=1).encode())
+    return source.pinned(Pin.from_dict(read_json(path)))
 
 
 def arena(config: Config, state_dir: Path) -> Arena:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate import Run
-from trainer.stats import bootstrap_p, deflated_sharpe, holm, moments, pbo, sharpe, varies
+from trainer.overfitting import cscv
+from trainer.resampling import bootstrap_p, holm
+from trainer.sharpe import deflated_sharpe, moments, sharpe, varies
 
 Float = NDArray[np.float64]
 STRESS_FEES_BPS = (10.0, 25.0)  # every candidate must stand at both, whatever the venue charges
@@ -87,7 +89,7 @@ def overfitting(returns: Float) -> Gate:
     if returns.shape[1] < PBO_MIN_TRIALS:
         what = f"probability of backtest overfitting: not estimable from {returns.shape[1]} trials"
         return Gate(gate="G3", what=what, value=None, unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=False)
-    value, _ = pbo(returns)
+    value = cscv(returns).pbo
     return Gate(
         gate="G3", what=f"probability of backtest overfitting, {returns.shape[1]} trials", value=value,
         unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=value <= PBO_LIMIT,
@@ -113,6 +115,12 @@ def holdout(comparison: Comparison, *, baseline: str, opening: int, rng: np.rand
         value=total, unit="log wealth", threshold=f"> 0, and p of a loss ≥ {0.1 * opening:.1f}",
         passed=total > 0.0 and loss_p >= min(0.1 * opening, 1.0),
     )  # fmt: skip
+
+
+def holdout_cut_short() -> Gate:
+    """G6 of a candidate for which the hold-out was opened by a judge that died: nobody looks a second time."""
+    what = "hold-out: opened before for this artifact, and nothing was written down"
+    return Gate(gate="G6", what=what, value=None, unit="log wealth", threshold="> 0", passed=False)
 
 
 def parity(compared: int, differing: int) -> Gate:

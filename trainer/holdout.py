@@ -24,8 +24,8 @@ class HoldoutLedger(HashChain):
     """`holdout.jsonl`: one record per opening, one per statistic seen."""
 
     def open(self, *, artifact: str, data_sha256: str, who: str, at_utc: str) -> HoldoutToken:
-        """Write down the opening, then hand out the token. DataError when this artifact was judged there before."""
-        if any(r["event"] == "opened" and r["artifact"] == artifact for r in self.records()):
+        """Write down the opening, then hand out the token. DataError when it was opened for this artifact before."""
+        if self.was_opened(artifact):
             raise DataError(
                 f"artifact {artifact[:12]} was already judged on the hold-out",
                 hint="see holdout.jsonl for what was seen",
@@ -34,6 +34,14 @@ class HoldoutLedger(HashChain):
             {"event": "opened", "artifact": artifact, "data_sha256": data_sha256, "who": who, "at_utc": at_utc}
         )
         return HoldoutToken(opening=self.openings(data_sha256), entry=entry, ledger=self)
+
+    def was_opened(self, artifact: str) -> bool:
+        return any(r["event"] == "opened" and r["artifact"] == artifact for r in self.records())
+
+    def verdict(self, artifact: str) -> dict[str, Any] | None:
+        """What was seen of this artifact; None when it was never judged here, or died before it was written down."""
+        found = (r["statistics"] for r in self.records() if r["event"] == "seen" and r["artifact"] == artifact)
+        return next(found, None)
 
     def seen(self, *, artifact: str, statistics: dict[str, Any]) -> None:
         self.append({"event": "seen", "artifact": artifact, "statistics": statistics})

@@ -191,9 +191,13 @@ class Judge:
         return gates.parity(len(evaluated), differing)
 
     def _holdout(self, best: dict[str, Any], artifact: PolicyArtifact) -> tuple[Gate, tuple[Score, ...]]:
-        """Open the hold-out for this artifact, once, and write down what was seen."""
-        self.beat("opening the hold-out")
+        """Open the hold-out for this artifact, once, and write down what was seen; later judgements read that."""
         ledger = holdout_ledger(self.state_dir)
+        if (seen := ledger.verdict(best["artifact"])) is not None:
+            return Gate(**seen["gate"]), tuple(Score(**s) for s in seen["scores"])
+        if ledger.was_opened(best["artifact"]):
+            return gates.holdout_cut_short(), ()
+        self.beat("opening the hold-out")
         token = ledger.open(
             artifact=best["artifact"],
             data_sha256=self.dataset.data_sha256,
@@ -209,7 +213,10 @@ class Judge:
         )
         gate = gates.holdout(comparison, baseline=FIXED_BASELINE, opening=token.opening, rng=self.rng)
         scores = self._scores(comparison)
-        ledger.seen(artifact=best["artifact"], statistics={"gate": gate.to_dict(), "policy": scores[0].to_dict()})
+        ledger.seen(
+            artifact=best["artifact"],
+            statistics={"gate": gate.to_dict(), "scores": [s.to_dict() for s in scores]},
+        )
         return gate, scores
 
     def _without_champion(

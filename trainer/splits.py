@@ -1,7 +1,7 @@
 """Which bars may be learned from, which judge, and the gap between them. Pure; ranges are bar indices."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -68,3 +68,54 @@ def walk_forward(laid: Roles, *, n_folds: int, gap_bars: int) -> tuple[Fold, ...
             hint="lower data.n_folds or give more bars",
         )
     return folds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombinatorialSplit:
+    """One split of combinatorial purged cross-validation.
+
+    tests: the judging groups, one episode each. paths: for each of them, the backtest path it belongs to. train:
+    contiguous ranges left after purge and embargo, one episode each: blocks are never joined.
+    """
+
+    tests: tuple[range, ...]
+    paths: tuple[int, ...]
+    train: tuple[range, ...]
+
+
+def cpcv(
+    development: range, *, n_groups: int, n_test: int, purge_bars: int, embargo_bars: int
+) -> tuple[CombinatorialSplit, ...]:
+    """All C(n_groups, n_test) splits in lexicographic order; they join into C(n_groups - 1, n_test - 1) paths.
+
+    `purge_bars` (the feature lookback and the bar ahead) leave training on both sides of every test group, so that
+    no row of either reads or earns a bar of the other; `embargo_bars` more leave it after the group, where returns
+    still remember it. It trains on the test's future: promotion rests on `walk_forward`. ConfigurationError when a
+    split keeps nothing to train on. Source: Lopez de Prado 2018, ch. 12.
+    """
+    if not 0 < n_test < n_groups <= len(development):
+        raise ConfigurationError(
+            f"{n_test} test groups of {n_groups} over {len(development)} bars",
+            hint="take fewer test groups than groups, and no more groups than bars",
+        )
+    edges = [development.start + i * len(development) // n_groups for i in range(n_groups + 1)]
+    seen, splits = [0] * n_groups, []
+    for chosen in combinations(range(n_groups), n_test):
+        tests = tuple(range(edges[g], edges[g + 1]) for g in chosen)
+        train = _purged(development, tests, before=purge_bars, after=purge_bars + embargo_bars)
+        if not train:
+            raise ConfigurationError(
+                f"nothing is left to train on when groups {chosen} of {n_groups} judge",
+                hint="lower data.embargo_bars or give more bars",
+            )
+        splits.append(CombinatorialSplit(tests=tests, paths=tuple(seen[g] for g in chosen), train=train))
+        for g in chosen:
+            seen[g] += 1
+    return tuple(splits)
+
+
+def _purged(development: range, tests: tuple[range, ...], *, before: int, after: int) -> tuple[range, ...]:
+    """What lies between the tests, less the margins; `tests` are in order and disjoint."""
+    starts = [development.start, *(t.stop + after for t in tests)]
+    stops = [*(t.start - before for t in tests), development.stop]
+    return tuple(range(a, b) for a, b in zip(starts, stops, strict=True) if a < b)

@@ -7,6 +7,7 @@ for and none to guess. A killed trial is retried once, with the same parameters,
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
-from trainer.space import Parameter
+from trainer.space import Hyperparameters, Parameter
 
 CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
@@ -87,11 +88,22 @@ class SharedStudy:
         else:
             trial.set_user_attr("failure", failure)
             self.study.tell(trial, state=TrialState.FAIL)
+        self._drop_checkpoints(self.study.get_trials(deepcopy=False)[trial.number])
 
     def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
         """A stop was asked for: the trial fails as `stopped` and its parameters wait for the next worker."""
         with self._locked():
             self._requeue(trial.number, "stopped", seconds=seconds)
+
+    def retry_smaller(self, trial: optuna.Trial, chosen: Hyperparameters) -> bool:
+        """Once: `chosen` waits for the next worker in place of what did not fit into memory. As a trial of its own,
+
+        since a score belongs to the parameters that made it. False when this trial was such a retry already.
+        """
+        if trial.user_attrs.get("smaller_than") is not None:
+            return False
+        self.study.enqueue_trial(chosen.to_dict(), user_attrs={"smaller_than": trial.number})
+        return True
 
     def progress(self) -> dict[str, int]:
         """Number of trials by state, plus `finished` (what counts towards the target) and `target`."""
@@ -133,6 +145,11 @@ class SharedStudy:
             self.study.enqueue_trial(
                 frozen.params, user_attrs={"retries": retries, "first_number": first_number(frozen)}
             )
+        else:
+            self._drop_checkpoints(frozen)
+
+    def _drop_checkpoints(self, trial: FrozenTrial) -> None:
+        shutil.rmtree(checkpoints(self._state_dir, self._name, first_number(trial)), ignore_errors=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -151,6 +168,11 @@ def storage_url(state_dir: Path) -> str:
 
 def trial_dir(state_dir: Path, study: str, number: int) -> Path:
     return state_dir / "trials" / study / str(number)
+
+
+def checkpoints(state_dir: Path, study: str, number: int) -> Path:
+    """Where the trial first tried as `number` keeps its unfinished trainings; a retry goes on from them."""
+    return trial_dir(state_dir, study, number) / "checkpoints"
 
 
 def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:

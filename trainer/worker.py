@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -13,10 +13,11 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.holds import hold_reason, write_usage
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
-from features.files import write_atomic
+from features.files import disk_full, write_atomic
 from features.observation import Layout
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
@@ -24,15 +25,18 @@ from trainer.checkpoint import CheckpointRefused
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, pooled, run_policy
 from trainer.ledger import TrialLedger
+from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_bytes, smaller
 from trainer.promote import Judge
 from trainer.score import excess_t, score
+from trainer.sharpe import sharpe
 from trainer.space import Hyperparameters, defaults, search_space, suggest
 from trainer.splits import Fold
-from trainer.stats import sharpe
-from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir, write_space
+from trainer.study import SharedStudy, StudyIdentity, checkpoints, first_number, mark_trial, trial_dir, write_space
 from trainer.vector_env import MarketTensors, Problem
 
 CHECKPOINT_EVERY_S = 30.0  # what a killed worker loses at most
+ROOM_POLL_S = 2.0
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -54,10 +58,11 @@ class Worker:
 
     def __init__(
         self, *, config: Config, state_dir: Path, name: str, dataset: Dataset, clock: Clock, progress: Progress,
-        log: FilteringBoundLogger, should_stop: Callable[[], bool],
+        log: FilteringBoundLogger, should_stop: Callable[[], bool], should_finish: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.config, self.state_dir, self.name, self.dataset = config, state_dir, name, dataset
-        self.clock, self.progress, self.log, self.should_stop = clock, progress, log, should_stop
+        self.clock, self.progress, self.log = clock, progress, log
+        self.should_stop, self.should_finish = should_stop, should_finish  # now; after the present trial
         self.arena = arena(config, state_dir)
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
         index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
@@ -71,34 +76,78 @@ class Worker:
         write_space(state_dir, config.study.name, searched)
         self._baseline = self._fixed_baseline()
         self._steps_done = 0
+        self._index, self._after_trial = index, list[int]()
 
     def run(self) -> bool:
-        """Work until the study is complete (True) or a stop is asked for (False)."""
-        while not self.should_stop():
-            if (self.state_dir / "run" / "disk_floor").exists():
-                self.progress.beat(done=self._steps_done, unit="steps", note="waiting: disk below the floor")
-                self.clock.sleep(5.0)
-                continue
-            trial = self.study.next_trial()
-            if trial is None:
+        """Work until the study is complete (True), or a stop is asked for or a new process is needed (False)."""
+        try:
+            while not self.should_stop() and not self.should_finish() and not self.recycle:
+                if reason := hold_reason(self.state_dir, worker=self._index, on_gpu=torch.cuda.is_available()):
+                    self.progress.beat(done=self._bumped(), unit="steps", note=f"waiting: {reason}")
+                    self.clock.sleep(ROOM_POLL_S)
+                    continue
+                trial = self._durably(self.study.next_trial)
+                if trial is None:
+                    self.judge_if_due()
+                    return True
+                self._run_trial(trial)
+                self._measure()
                 self.judge_if_due()
-                return True
-            self._run_trial(trial)
-            self.judge_if_due()
+        except Stopped:  # on a full disk: the trial is found by its owner's lock and tried again
+            return False
         return False
+
+    @property
+    def recycle(self) -> bool:
+        """Whether memory grows from trial to trial: a new process gets it back, between two trials."""
+        return grown_bytes(self._after_trial) > self.config.study.recycle_growth_bytes
+
+    def _measure(self) -> None:
+        held, peak = card_bytes()
+        self._after_trial.append(resident_bytes() + held)
+        if peak:
+            self._durably(lambda: write_usage(
+                self.state_dir, self.name, worker=self._index, vram_bytes=held, vram_peak_bytes=peak
+            ))  # fmt: skip
+        if self.recycle:
+            self.log.warning(
+                "worker.recycled", grown_bytes=grown_bytes(self._after_trial), trials=len(self._after_trial)
+            )
+
+    def _durably(self, write: Callable[[], T]) -> T:
+        """`write`, repeated while the disk is full: hours of training are not thrown away for want of a kilobyte.
+
+        It must be repeatable. Raises Stopped when a stop is asked for meanwhile.
+        """
+        while True:
+            try:
+                return write()
+            except Exception as error:
+                if not disk_full(error):
+                    raise
+                self.log.warning("worker.disk_full", reason=str(error))
+            if self.should_stop():
+                raise Stopped
+            self.progress.beat(done=self._bumped(), unit="steps", note="waiting: the disk is full")
+            self.clock.sleep(ROOM_POLL_S)
 
     def judge_if_due(self) -> None:
         """Judge at every `promotion.every_trials` finished trials and when the study is complete, once each."""
         progress = self.study.progress()
         every, finished = self.config.promotion.every_trials, progress["finished"]
         due = progress["target"] if finished >= progress["target"] else finished // every * every
-        if not self.config.promotion.automatic or due == 0 or not self.study.claim_judgement(due):
+        if (
+            not self.config.promotion.automatic
+            or due == 0
+            or not self._durably(lambda: self.study.claim_judgement(due))
+        ):
             return
         self.log.info("judge.started", finished=finished)
-        judgement = Judge(
+        judge = Judge(
             config=self.config, state_dir=self.state_dir, dataset=self.dataset, clock=self.clock,
             beat=lambda note: self.progress.beat(done=self._bumped(), unit="steps", note=note),
-        ).judge()  # fmt: skip
+        )  # fmt: skip
+        judgement = self._durably(judge.judge)
         self.log.info("judge.ended", champion=judgement.champion, holds=judgement.holds, reason=judgement.reason)
 
     def _bumped(self) -> int:
@@ -107,25 +156,28 @@ class Worker:
 
     def _run_trial(self, trial: optuna.Trial) -> None:
         began_s = self.clock.monotonic_s()
-        hyperparameters = suggest(trial, self.config.study.policy, self.dataset.spec.stack_bars)
+        network, stack_bars = self.config.study.policy, self.dataset.spec.stack_bars
+        hyperparameters = self._durably(lambda: suggest(trial, network, stack_bars))
         study, number, chosen = self.config.study.name, trial.number, hyperparameters.to_dict()
-        self.ledger.started(
+        self._durably(lambda: self.ledger.started(
             study=study, number=number, data_sha256=self.dataset.data_sha256, parameters=chosen,
             at_utc=self.clock.now_utc().isoformat(),
-        )  # fmt: skip
-        mark_trial(self.state_dir, study, number, state="RUNNING", parameters=chosen, worker=self.name)
+        ))  # fmt: skip
+        self._durably(
+            lambda: mark_trial(self.state_dir, study, number, state="RUNNING", parameters=chosen, worker=self.name)
+        )
         self.log.info("trial.started", trial=trial.number)
         result, failure = self._attempt(trial, hyperparameters)
         seconds = self.clock.monotonic_s() - began_s
         if failure == "stopped":
-            self.study.hand_back(trial, seconds=seconds)
+            self._durably(lambda: self.study.hand_back(trial, seconds=seconds))
             self.log.info("trial.handed_back", trial=trial.number)
             return
-        for checkpoint in self._checkpoints(_first(trial)).glob("*.safetensors"):
-            checkpoint.unlink()
+        if failure == "oom" and (less := smaller(hyperparameters)) is not None:
+            self._durably(lambda: self.study.retry_smaller(trial, less))
         objective = None if result is None else result.objective
         self._record(trial.number, result, failure, seconds)
-        self.study.finish(trial, score=objective, failure=failure, seconds=seconds)
+        self._durably(lambda: self.study.finish(trial, score=objective, failure=failure, seconds=seconds))
         self.log.info("trial.ended", trial=trial.number, score=objective, failure=failure, seconds=round(seconds, 1))
 
     def _attempt(self, trial: optuna.Trial, chosen: Hyperparameters) -> tuple[TrialResult | None, str | None]:
@@ -136,13 +188,12 @@ class Worker:
             return None, "stopped"
         except ppo.TrainingDiverged as error:
             failure, reason = "diverged", str(error)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            failure, reason = "oom", str(error)
         except CappuccinoError as error:
             failure, reason = "error", str(error)
         except Exception as error:
-            failure, reason = "error", repr(error)
-            self.log.exception("trial.raised", trial=trial.number)
+            failure, reason = ("oom", str(error)) if out_of_memory(error) else ("error", repr(error))
+            if failure == "error":
+                self.log.exception("trial.raised", trial=trial.number)
         self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)
         return None, failure
 
@@ -156,14 +207,15 @@ class Worker:
         kept: list[Path] = []
         excess_policy, excess_baseline = [], []
         folds, seeds = self.dataset.folds, self.config.study.seeds
+        kept_at = checkpoints(self.state_dir, self.config.study.name, seed_number)
         for f, fold in enumerate(folds):
             for s in range(seeds):
                 note = f"trial {number} fold {f + 1}/{len(folds)}" + (f" seed {s + 1}/{seeds}" if seeds > 1 else "")
                 artifact = self._train(
                     chosen, fold, seed=_seed(self.config.run.seed, seed_number, f, s), note=note,
-                    checkpoint=self._checkpoints(seed_number) / f"fold-{f}-seed-{s}.safetensors",
+                    checkpoint=kept_at / f"fold-{f}-seed-{s}.safetensors",
                 )  # fmt: skip
-                path = artifact.save(self.state_dir / "artifacts")
+                path = self._durably(lambda: artifact.save(self.state_dir / "artifacts"))  # noqa: B023  called at once
                 run = run_policy(
                     f"trial {number}", PolicyArtifact.load(path), self.dataset.bars, self.dataset.rows, fold.validate,
                     self.arena,
@@ -175,7 +227,10 @@ class Worker:
                 if s == 0:
                     kept.append(path)
                     # named at once: the janitor spares what an unfinished trial names
-                    mark_trial(self.state_dir, self.config.study.name, number, fold_artifacts=[p.name for p in kept])
+                    names = [p.name for p in kept]
+                    self._durably(
+                        lambda: mark_trial(self.state_dir, self.config.study.name, number, fold_artifacts=names)  # noqa: B023
+                    )
         objective = excess_t(np.concatenate(excess_policy), np.concatenate(excess_baseline))
         return TrialResult(
             artifact=kept[-1], fold_artifacts=tuple(p.name for p in kept), run=pooled(f"trial {number}", runs),
@@ -201,7 +256,7 @@ class Worker:
             )  # fmt: skip
             stopping = self.should_stop()
             if stopping or self.clock.monotonic_s() - written_s >= CHECKPOINT_EVERY_S:
-                write_atomic(checkpoint, pack())
+                self._keep(checkpoint, pack())
                 written_s = self.clock.monotonic_s()
             if stopping:
                 raise Stopped
@@ -217,9 +272,7 @@ class Worker:
         )  # fmt: skip
         try:
             trained = train(resume=checkpoint.read_bytes() if checkpoint.exists() else None)
-        except (
-            CheckpointRefused
-        ) as refusal:  # another thread count or torch since: the trial is whole only from its start
+        except CheckpointRefused as refusal:  # another thread count or torch since: it is whole only from its start
             self.log.warning("checkpoint.refused", path=str(checkpoint), reason=str(refusal))
             trained = train(resume=None)
         last = trained.history[-1]
@@ -235,9 +288,14 @@ class Worker:
             },
         )  # fmt: skip
 
-    def _checkpoints(self, number: int) -> Path:
-        """Where the trial first tried as `number` keeps its unfinished trainings: a retry goes on from them."""
-        return trial_dir(self.state_dir, self.config.study.name, number) / "checkpoints"
+    def _keep(self, path: Path, packed: bytes) -> None:
+        """A checkpoint is a convenience: a full disk costs the last one its successor, not the trial."""
+        try:
+            write_atomic(path, packed)
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            self.log.warning("worker.disk_full", reason=str(error))
 
     def _record(self, number: int, result: TrialResult | None, failure: str | None, seconds: float) -> None:
         study = self.config.study.name
@@ -247,18 +305,20 @@ class Worker:
             scores = score(result.run, timeframe_s=self.dataset.spec.timeframe_s)
             sharpe_per_bar = sharpe(result.run.returns) if result.run.returns.std() > 0 else 0.0
             folder = trial_dir(self.state_dir, study, number)
-            np.savez_compressed(folder / "returns.npz", returns=result.run.returns)
+            self._durably(lambda: np.savez_compressed(folder / "returns.npz", returns=result.run.returns))
             facts |= {
                 "score": result.objective,
                 "artifact": result.artifact.name,
                 "fold_artifacts": list(result.fold_artifacts),
                 "validation": scores.to_dict(),
             }
-        mark_trial(self.state_dir, study, number, state="FAIL" if failure else "COMPLETE", **facts)
-        self.ledger.ended(
+        self._durably(
+            lambda: mark_trial(self.state_dir, study, number, state="FAIL" if failure else "COMPLETE", **facts)
+        )
+        self._durably(lambda: self.ledger.ended(
             study=study, number=number, score=None if result is None else result.objective, sharpe=sharpe_per_bar,
             failure=failure,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def _fixed_baseline(self) -> list[Run]:
         """The fixed baseline on every validation block, computed once per worker."""

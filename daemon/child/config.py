@@ -16,14 +16,16 @@ from features.errors import ConfigurationError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     state_dir: str = ""
+    credentials_dir: str = "~/.config/cappuccino/credentials"
     seed: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketConfig:
-    source: Literal["ccxt", "recorded", "simulated"] = "ccxt"
+    source: Literal["ccxt", "alpaca", "recorded", "simulated"] = "ccxt"
     exchange: str = "binance"
     quote: str = "USDT"
+    api_url: str = ""
     tickers: tuple[str, ...] = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
     timeframe_s: int = 3600
     recorded_path: str = ""
@@ -33,7 +35,7 @@ class MarketConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationConfig:
-    world: Literal["planted", "null", "sv"] = "planted"
+    world: Literal["planted", "null", "sv", "bootstrap"] = "planted"
     seed: int = 11
     bars: int = 26_000
     start_utc: str = "2021-01-01T00:00:00Z"
@@ -87,6 +89,7 @@ class StudyConfig:
     accounts: int = 128
     train_steps: int = 500_000
     sampler_startup_trials: int = 10
+    recycle_growth_bytes: int = 500_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,22 +125,54 @@ class DaemonConfig:
     stop_grace_trader_s: float = 15.0
     stop_grace_s: float = 20.0
     torch_threads: int = 1
+    spawn_pace_s: float = 1.0
+    max_workers: int = 64
+    max_open_files: int = 4096
+    worker_rss_bytes: int = 16_000_000_000
+    service_rss_bytes: int = 2_000_000_000
+    worker_nice: int = 5
+    worker_oom_score_adj: int = 800
+    worker_cpus: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorConfig:
     every_s: float = 600.0
+    poll_s: float = 5.0
     warn_free_bytes: int = 50_000_000_000
+    resume_free_bytes: int = 3_000_000_000
     floor_free_bytes: int = 2_000_000_000
     keep_top: int = 20
+    keep_reports: int = 200
+    keep_advice: int = 100
     reserve_bytes: int = 3_145_728
     log_max_bytes: int = 50_000_000
+    backup_every_s: float = 86_400.0
+    keep_backups: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuConfig:
+    reserve_bytes: int = 1_000_000_000
+    warn_temperature_c: float = 80.0
+    pause_temperature_c: float = 85.0
+    busy_utilisation: float = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvisorConfig:
     every_trials: int = 50
     poll_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyConfig:
+    enabled: bool = False
+    at_least: Literal["info", "warn", "fail"] = "info"
+    burst: int = 5
+    per_hour: float = 12.0
+    ping_every_s: float = 60.0
+    timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +192,9 @@ class Config:
     paper: PaperConfig = field(default_factory=PaperConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     janitor: JanitorConfig = field(default_factory=JanitorConfig)
+    gpu: GpuConfig = field(default_factory=GpuConfig)
     advisor: AdvisorConfig = field(default_factory=AdvisorConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -188,6 +225,7 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
         sections[name] = _section(name, hints[name], values)
     config = Config(**sections)
     _check(config)
+    _check_order(config)
     return config
 
 
@@ -275,6 +313,7 @@ def _check(config: Config) -> None:
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
         ("advisor.every_trials", config.advisor.every_trials), ("daemon.torch_threads", config.daemon.torch_threads),
+        ("notify.burst", config.notify.burst),
     )  # fmt: skip
     for name, value in at_least_one:
         if value < 1:
@@ -289,10 +328,29 @@ def _check(config: Config) -> None:
     ):  # fmt: skip
         if not 0 < share < 1:
             raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
-    if config.market.source == "recorded" and not config.market.recorded_path:
-        raise ConfigurationError("market.recorded_path is empty", hint="name the Parquet or CSV file to read")
+    drawn = config.market.source == "simulated" and config.simulation.world == "bootstrap"
+    if (config.market.source == "recorded" or drawn) and not config.market.recorded_path:
+        raise ConfigurationError(
+            "market.recorded_path is empty",
+            hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
+        )
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_order(config: Config) -> None:
+    """Thresholds that make sense only in one order: between the two lies the hysteresis."""
+    janitor, gpu = config.janitor, config.gpu
+    for low, high, ordered in (
+        (
+            "janitor.floor_free_bytes",
+            "janitor.resume_free_bytes",
+            janitor.floor_free_bytes <= janitor.resume_free_bytes,
+        ),
+        ("gpu.warn_temperature_c", "gpu.pause_temperature_c", gpu.warn_temperature_c < gpu.pause_temperature_c),
+    ):
+        if not ordered:
+            raise ConfigurationError(f"{low} must be below {high}", hint="the gap keeps training from flapping")
 
 
 def _is_utc(text: str) -> bool:

@@ -1,32 +1,47 @@
-"""One log pipeline for every program: structlog and the standard library end in the same JSON lines."""
+"""One log pipeline for every program: structlog and the standard library end in the same JSON lines.
 
+Record v1: `ts` (UTC), `mono`, `level`, `event`, `component`, `child`, `pid`, `schema`, `run_id` under systemd, and the
+facts of the event. Event names are API: docs/events.md lists them, a test holds it to the source.
+"""
+
+import json
 import logging
-import logging.handlers
 import os
 import re
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from daemon.child.log_file import RecordFile
+
 SCHEMA = 1
-MAX_RECORD_BYTES = 16_384
-_SECRET_KEY = re.compile(r"(secret|password|passphrase|token|api[-_]?key|authorization|apca)", re.IGNORECASE)
+MAX_RECORD_BYTES = 16_384  # journald splits lines above 48 KiB; nobody reads one that long
+_REDACTED = "[redacted]"
+_SECRET_KEY = re.compile(
+    r"(secret|password|passphrase|token|api[-_]?key|authorization|apca|credential|cookie)", re.IGNORECASE
+)
 _SECRET_TEXT = re.compile(
-    r"((?:secret|password|passphrase|token|api[-_]?key|authorization|apca[-\w]*)['\"]?\s*[:=]\s*['\"]?)([^\s'\",}&]+)",
+    r"((?:secret|password|passphrase|token|api[-_]?key|authorization|apca[-\w]*|credential|cookie)\w*['\"]?\s*[:=]\s*['\"]?"
+    r"(?:(?:bearer|basic|token)\s+)?)([^\s'\",}&]+)",
     re.IGNORECASE,
 )
-_NOISY = ("ccxt", "urllib3", "requests", "websockets", "alembic", "sqlalchemy", "optuna", "asyncio")
+_SECRET_URL = (
+    (re.compile(r"(://)[^/\s:@]*:[^/\s@]+(?=@)"), r"\1" + _REDACTED),  # user:password@host
+    (re.compile(r"(/webhooks/\d+/|/services/|/bot)[^\s'\"?]+"), r"\1" + _REDACTED),  # Discord, Slack, Telegram
+    (re.compile(r"\b(discord://|slack://|tgram://|mailtos?://)[^\s'\"]+"), r"\1" + _REDACTED),  # apprise's own forms
+)
+_NOISY = ("ccxt", "urllib3", "requests", "websockets", "alembic", "sqlalchemy", "optuna", "asyncio", "apscheduler")
 
 
 def configure_logging(*, component: str, child: str, path: Path | None, level: int = logging.INFO) -> None:
     """Send everything to `path` as JSON lines, or to standard error when there is none.
 
-    One write per record on a file opened for appending; a renamed file is opened anew, so rotation loses nothing.
+    Redaction comes last, after libraries' records and tracebacks have become text.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level,
@@ -36,15 +51,10 @@ def configure_logging(*, component: str, child: str, path: Path | None, level: i
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info,
-            redact, structlog.processors.JSONRenderer(default=str),
+            redact, render,
         ],
     )  # fmt: skip
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.WatchedFileHandler(path)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr) if path is None else RecordFile(path)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -68,15 +78,42 @@ def get_logger() -> FilteringBoundLogger:
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Last before rendering: secrets by key and inside texts, and a cap on the size of any one text."""
+    """Secrets by the name of their key, at any depth, and inside every text."""
     for key, value in event.items():
-        if _SECRET_KEY.search(key):
-            event[key] = "[redacted]"
-        elif isinstance(value, str):
-            event[key] = _SECRET_TEXT.sub(r"\1[redacted]", value)[:MAX_RECORD_BYTES]
-        elif isinstance(value, dict | list | tuple):
-            event[key] = _SECRET_TEXT.sub(r"\1[redacted]", str(value))[:MAX_RECORD_BYTES]
+        event[key] = _REDACTED if _SECRET_KEY.search(key) else _without_secrets(value)
     return event
+
+
+def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """One JSON line of at most MAX_RECORD_BYTES: the longest texts are cut until it fits, and `cut` says so."""
+    line, longest = json.dumps(event), MAX_RECORD_BYTES // 2
+    while len(line) > MAX_RECORD_BYTES:  # the text is ASCII: characters are bytes
+        event = {k: v if k in _LABELS else _cut(v, longest) for k, v in event.items()}
+        line, longest = json.dumps({**event, "cut": True}), longest // 2
+        if not longest:  # nothing but names is left to cut
+            line = json.dumps({**{k: v for k, v in event.items() if k in _LABELS}, "cut": True})[:MAX_RECORD_BYTES]
+    return line
+
+
+_LABELS = frozenset({"ts", "mono", "level", "component", "child", "pid", "schema", "run_id"})
+
+
+def _without_secrets(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _REDACTED if _SECRET_KEY.search(str(k)) else _without_secrets(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_without_secrets(v) for v in value]
+    text = _SECRET_TEXT.sub(rf"\1{_REDACTED}", str(value))
+    for pattern, replacement in _SECRET_URL:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _cut(value: Any, longest: int) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return value if len(text) <= longest else text[:longest] + "…"
 
 
 def _stamp(component: str, child: str) -> Any:

@@ -1,44 +1,44 @@
-"""How a child learns that it shall stop, and how it dies when its supervisor does."""
+"""How a child learns that it shall stop: now (SIGTERM, SIGINT), or after the present piece of work (SIGUSR1)."""
 
-import ctypes
 import os
+import select
 import signal
-import threading
 from types import FrameType
-
-_PR_SET_PDEATHSIG = 1
-PARENT_VARIABLE = "CAPPUCCINO_SUPERVISOR_PID"
 
 
 class StopRequest:
-    """SIGTERM or SIGINT asks for a stop; a second one ends the process at once."""
+    """SIGTERM or SIGINT asks for a stop; a second one ends the process at once. SIGUSR1 asks it to finish.
+
+    Plain flags and a pipe: a handler that took a lock could wait for the very code it has interrupted.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._stop = self._finish = False
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
-        die_with_parent()
+        signal.signal(signal.SIGUSR1, self._ask_to_finish)
 
     @property
     def requested(self) -> bool:
-        return self._event.is_set()
+        return self._stop
+
+    @property
+    def finish_requested(self) -> bool:
+        """The present piece of work is to be the last one. True as well once a stop is asked for."""
+        return self._finish or self._stop
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep up to `timeout_s`; True as soon as a stop is asked for."""
-        return self._event.wait(timeout_s)
+        if not self._stop:
+            select.select([self._woken], [], [], timeout_s)
+        return self._stop
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
+        if self._stop:
             os._exit(128 + number)
-        self._event.set()
+        self._stop = True
+        os.write(self._wake, b"x")
 
-
-def die_with_parent() -> None:
-    """SIGKILL this process when the supervisor that started it dies; nothing to do without one."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(parent):  # it died before the request took effect
-        os._exit(1)
+    def _ask_to_finish(self, _number: int, _frame: FrameType | None) -> None:
+        self._finish = True

@@ -15,6 +15,7 @@ VERBS = {
     "run": ("run", "the service in the foreground: workers, trader, janitor, advisor"),
     "demo": ("demo", "the whole job on the simulated market, ends by itself"),
     "status": ("status", "what runs, how the study stands, what the trader holds"),
+    "doctor": ("doctor", "what is wrong here, and what to do about it"),
     "logs": ("logs", "log lines of the daemon or of one child"),
     "stop": ("control", "stop the daemon, or one CHILD"),
     "start": ("control", "start one CHILD"),
@@ -22,6 +23,10 @@ VERBS = {
     "retry": ("control", "start one CHILD now, forgetting its failures"),
     "pause": ("control", "stop training, keep trading"),
     "resume": ("control", "start training again"),
+    "scale": ("control", "so many WORKERS from now on"),
+    "drain": ("control", "let the workers finish their trials, then stop the daemon"),
+    "reload": ("control", "read the configuration again; only children that it concerns restart"),
+    "events": ("events", "what happened to the children; --crash: the last words of one"),
     "train": ("program", "one worker in the foreground"),
     "validate": ("program", "judge the study's best trial now"),
     "trials": ("program", "the study's trials, best first"),
@@ -30,8 +35,13 @@ VERBS = {
     "report": ("program", "paper equity beside the baselines on the same bars"),
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "advise": ("program", "analyse the trials now"),
+    "data": ("data", "stored candles: download, update, verify, repair, show, hash"),
     "features": ("features", "what can be computed, what a policy sees, what differs between two"),
+    "notify": ("program", "send one test message to every configured service (--test)"),
+    "install-service": ("install_service", "write systemd's unit, account and configuration (--user, --uninstall)"),
     "janitor": ("program", "clean up once (--dry-run only says what it would)"),
+    "backup": ("backup", "copy databases and ledgers now, tested by restoring them (--list: those there are)"),
+    "restore": ("backup", "put a backup back; what is there moves aside"),
 }
 
 

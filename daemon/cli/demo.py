@@ -18,18 +18,19 @@ from daemon.child.clock import SystemClock
 from daemon.child.config import load_config
 from daemon.cli import parser, shipped_config
 from daemon.cli.status import current
-from daemon.status import span
+from daemon.status.record import Status
+from daemon.status.render import span
 from features.errors import CappuccinoError
 from features.files import write_atomic
 
 SETTINGS = (
-    "market.source=simulated", "simulation.world=planted", "simulation.seed=18", "simulation.bars=26616",
+    "market.source=simulated", "simulation.world=planted", "simulation.seed=26", "simulation.bars=26616",
     "simulation.oracle_sharpe=10.0", "data.judge_start_utc=2022-10-01T00:00:00Z", "data.end_utc=2024-01-01T00:00:00Z",
     "data.n_folds=2", "data.holdout_share=0.25", "study.name=demo", "study.target_trials=8", "study.workers=2",
     "study.train_steps=500000", "study.accounts=128", "study.sampler_startup_trials=4",
     "promotion.without_champion=equal_weight", "paper.clock=replay", "paper.replay_start_utc=2024-01-01T00:00:00Z",
     "paper.replay_bars_per_s=30.0", "paper.start_without_champion=false", "advisor.every_trials=4",
-    "advisor.poll_s=2.0", "janitor.every_s=20.0", "janitor.floor_free_bytes=200000000",
+    "advisor.poll_s=2.0", "janitor.every_s=20.0", "janitor.floor_free_bytes=200000000", "janitor.resume_free_bytes=300000000",
     "janitor.warn_free_bytes=1000000000",
 )  # fmt: skip
 KILL_AT_BAR = 120
@@ -79,41 +80,41 @@ class _Watcher:
                 status = current(self._state_dir)
             except CappuccinoError:  # it has not opened its socket yet, or has just closed it
                 continue
-            if status["daemon"].get("down") is None:
+            if not status.daemon.down:
                 self._show(status, clock.monotonic_s() - self._began_s)
                 self._kill_once(status, clock.monotonic_s() - self._began_s)
         if self._daemon.returncode != 0:
             text = (self._state_dir / "demo.out").read_text()
             raise CappuccinoError(f"the daemon ended with exit {self._daemon.returncode}:\n{text[-2000:]}")
 
-    def _show(self, status: dict[str, Any], at_s: float) -> None:
-        study, champion, paper = status["study"], status["champion"], status["paper"]
-        fresh = {"complete": study["complete"], "failed": study["failed"], "champion": champion and champion["reason"]}
+    def _show(self, status: Status, at_s: float) -> None:
+        study, champion, paper = status.study, status.champion, status.paper
+        fresh = {"complete": study.complete, "failed": study.failed, "champion": champion and champion.reason}
         if fresh == self._printed and at_s < self._line_due_s:
             return
         if champion and fresh["champion"] != self._printed.get("champion"):
-            print(f"{span(at_s):>12}  judged: {champion['reason']}")
+            print(f"{span(at_s):>12}  judged: {champion.reason}")
         self._printed, self._line_due_s = fresh, at_s + LINE_EVERY_S
-        if champion is None or study["complete"] + study["failed"] < study["target"]:
-            notes = [c["note"] for c in status["children"] if c["kind"] == "worker" and c["pid"] and c["note"]]
-            best = f"best score {study['best']['score']:+.2f}" if study["best"] else "no score yet"
-            print(f"{span(at_s):>12}  " + "; ".join([f"{study['complete']}/{study['target']} trials, {best}", *notes]))
-        elif paper and paper.get("total_bars"):
+        if champion is None or study.finished < study.target:
+            notes = [c.note for c in status.children if c.kind == "worker" and c.pid and c.note]
+            best = f"best score {study.best.score:+.2f}" if study.best else "no score yet"
+            print(f"{span(at_s):>12}  " + "; ".join([f"{study.complete}/{study.target} trials, {best}", *notes]))
+        elif paper and paper.total_bars:
             print(
-                f"{span(at_s):>12}  paper bar {paper['processed_bars']}/{paper['total_bars']} {paper['last_close_utc']}, "
-                f"equity {paper['equity']:.2f}, {paper['decisions']} decisions, {paper['fills']} fills"
+                f"{span(at_s):>12}  paper bar {paper.processed_bars}/{paper.total_bars} {paper.last_close_utc}, "
+                f"equity {paper.equity:.2f}, {paper.decisions} decisions, {paper.fills} fills"
             )
 
-    def _kill_once(self, status: dict[str, Any], at_s: float) -> None:
-        paper = status["paper"]
-        trader = next(c for c in status["children"] if c["name"] == "paper_trader")
-        if self.killed or not paper or paper["processed_bars"] < KILL_AT_BAR or trader["pid"] is None:
+    def _kill_once(self, status: Status, at_s: float) -> None:
+        paper = status.paper
+        trader = next(c for c in status.children if c.name == "paper_trader")
+        if self.killed or not paper or paper.processed_bars < KILL_AT_BAR or trader.pid is None:
             return
-        os.kill(trader["pid"], signal.SIGKILL)
-        self.killed = {"pid": trader["pid"], **paper}
+        os.kill(trader.pid, signal.SIGKILL)
+        self.killed = {"pid": trader.pid, "processed_bars": paper.processed_bars, "fills": paper.fills}
         print(
-            f"{span(at_s):>12}  kill -9 {trader['pid']}: the trader dies at bar {paper['processed_bars']}, equity "
-            f"{paper['equity']:.2f}; the supervisor starts it again"
+            f"{span(at_s):>12}  kill -9 {trader.pid}: the trader dies at bar {paper.processed_bars}, equity "
+            f"{paper.equity:.2f}; the supervisor starts it again"
         )
 
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "report": ("paper_trader", "report"),
     "rearm": ("paper_trader", "rearm"),
     "advise": ("daemon.advisor", "--once"),
+    "notify": ("daemon.notifier", "--test"),
     "janitor": ("daemon.janitor", "--once"),
 }
 

@@ -1,8 +1,10 @@
-"""`cappuccinoctl run`: the supervisor in the foreground."""
+"""`cappuccinoctl run`: the supervisor in the foreground. Its configuration can be read again while it runs (`reload`)."""
 
+import argparse
 import os
 
 from daemon.child.clock import SystemClock
+from daemon.child.config import Config
 from daemon.cli import parser
 from daemon.cli.common import configuration
 
@@ -13,13 +15,15 @@ def main(verb: str, argv: list[str]) -> int:
     arguments = options.parse_args(argv)
     config, state_dir = configuration(arguments)
 
-    from daemon.supervisor import Supervisor, fleet_of, log_to
+    from daemon.supervisor import Doors, Supervisor, log_to
 
     log_to(state_dir)
-    return Supervisor(
-        config=config, state_dir=state_dir, fleet=fleet_of(config, state_dir), clock=SystemClock(),
-        jitter=_uniform, until_finished=arguments.until_finished,
-    ).run()  # fmt: skip
+    doors = Doors(clock=SystemClock(), jitter=_uniform, load=lambda: _again(arguments))
+    return Supervisor(config=config, state_dir=state_dir, doors=doors, until_finished=arguments.until_finished).run()
+
+
+def _again(arguments: argparse.Namespace) -> Config:
+    return configuration(arguments)[0]
 
 
 def _uniform() -> float:

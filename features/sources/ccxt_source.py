@@ -1,114 +1,111 @@
-"""Closed candles of a real exchange through ccxt's public endpoints; no keys.
+"""A spot exchange read through ccxt: candles, trading rules and its clock. Public endpoints, no keys."""
 
-A bar counts as closed when its close time is `grace_s` in the past by our clock *and* past by the exchange's own (the
-Date header of the answer), so neither a fast clock here nor a slow one there lets a forming candle through. Gaps inside
-the range are filled forward; the end is not: the range stops at the last bar that every ticker has, because a candle
-that is merely late must not be journalled as missing.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 import ccxt
-import numpy as np
-import pandas as pd
 
-from features.bars import PRICE_COLUMNS, Bars, bars_from_candles, empty_bars
 from features.errors import ConfigurationError
-from features.sources.ccxt_client import PublicReader, open_client
+from features.sources.ccxt_client import classify, open_client, urls_for
+from features.sources.closing import Candle
+from features.sources.keys import KeyPair
+from features.sources.live import Page
+from features.sources.reader import ANSWER_TIMEOUT_S, Ports, Reader, date_s
 from features.venue_rules import TickerRule, VenueRules
 
-PAGE_BARS = 1000
-LEAD_BARS = 168  # read before the range, so that a gap at its start is filled from the last true close
+PAGE_CANDLES = 1000
+# Kraken, "Get OHLC data": up to 720 of the most recent entries, whatever `since` says, the forming one included.
+LAST_CANDLES = {"kraken": 720}
+WHOLE_SECOND_CLOCKS = frozenset({"kraken"})
 
 
-class CcxtSource:
-    """Bars of `ticker/quote` spot pairs on one exchange.
+class CcxtVenue:
+    """`ticker/quote` spot pairs of one exchange. api_url, keys, timeout_s: see `urls_for` and `open_client`.
 
-    clock_now_s: UTC epoch seconds. beat is called after every answer and before every wait. urls: see `open_client`.
-    Raises ConfigurationError for pairs or timeframes the exchange lacks, MarketUnavailable when it does not answer.
+    Raises ConfigurationError for an exchange, pair or timeframe that is not there.
     """
 
     def __init__(
-        self, *, exchange: str, quote: str, tickers: tuple[str, ...], timeframe_s: int, grace_s: float,
-        history_bars: int, clock_now_s: Callable[[], float], sleep: Callable[[float], None],
-        jitter: np.random.Generator, beat: Callable[[], None], urls: Mapping[str, Any] | None = None,
+        self, ports: Ports, *, exchange: str, quote: str, tickers: tuple[str, ...], timeframe_s: int,
+        api_url: str = "", keys: KeyPair | None = None, timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:  # fmt: skip
         self.name = f"ccxt:{exchange}"
+        self.last_candles = LAST_CANDLES.get(exchange)
         self._quote, self._tickers, self._timeframe_s = quote, tickers, timeframe_s
-        self._grace_s, self._history_bars, self._now_s = grace_s, history_bars, clock_now_s
-        self._reader = PublicReader(open_client(exchange, urls=urls), sleep=sleep, jitter=jitter, beat=beat)
-        self._timeframe = _timeframe_text(self._reader.client, timeframe_s)
+        self.client = open_client(exchange, urls=urls_for(exchange, api_url), keys=keys, timeout_s=timeout_s)
+        self._reader = Reader(self.client.session, ports, classify=classify)
+        self._timeframe = _timeframe_text(self.client, timeframe_s)
 
-    def last_close_s(self) -> int:
-        return self._closed_by(self._now_s() - self._grace_s)
+    @property
+    def offset_s(self) -> float | None:
+        return self._reader.offset_s
 
-    def first_close_s(self) -> int:
-        return self.last_close_s() - (self._history_bars - 1) * self._timeframe_s
+    def pages(self, ticker: str, *, open_s: int, until_s: int) -> Iterator[Page]:
+        """One request a page. An empty page moves on by a whole one: some venues answer one window at a time.
 
-    def bars(self, *, after_s: int, until_s: int) -> Bars:
-        start_s = max(after_s, self.first_close_s() - self._timeframe_s)
-        stop_s = min(until_s, self.last_close_s())
-        if stop_s < start_s + self._timeframe_s:
-            return empty_bars(self._tickers, self._timeframe_s)
+        With candles to come after it an empty page would become a gap, so it is believed when it is said twice.
+        """
         self._require_pairs()
-        lead_s = start_s - LEAD_BARS * self._timeframe_s
-        tables = [self._candles(ticker, lead_s, stop_s) for ticker in self._tickers]
-        if any(table.empty for table in tables):
-            return empty_bars(self._tickers, self._timeframe_s)
-        end = min(table["time"].max() for table in tables)
-        candles = pd.concat(tables, ignore_index=True)
-        complete = bars_from_candles(
-            candles[candles["time"] <= end], tickers=self._tickers, timeframe_s=self._timeframe_s
-        )
-        return complete.between(start_s, stop_s)
+        next_open_s = open_s
+        while next_open_s < until_s:
+            page = self._page(ticker, next_open_s, until_s)
+            if not page.candles and next_open_s + PAGE_CANDLES * self._timeframe_s < until_s:
+                page = self._page(ticker, next_open_s, until_s)
+            yield page
+            newest_s = page.candles[-1].open_s if page.candles else next_open_s + (PAGE_CANDLES - 1) * self._timeframe_s
+            next_open_s = max(newest_s, next_open_s) + self._timeframe_s
+
+    def confirms(self, ticker: str, *, close_s: int, close: float) -> bool:  # noqa: ARG002  no other voice here
+        return False
+
+    def measured_offset_s(self) -> float | None:
+        """By the exchange's time endpoint, where it has one that tells milliseconds; else by the Date header."""
+        if not self.client.has["fetchTime"] or self.client.id in WHOLE_SECOND_CLOCKS:
+            self._reader.read("markets", self.client.load_markets if not self.client.markets else self._any_answer)
+            return self._reader.offset_s
+        at_ms: int = self._reader.read("time", self.client.fetch_time)
+        heard = self._reader.heard
+        return (heard.asked_s + heard.answered_s) / 2.0 - at_ms / 1000.0
 
     def venue_rules(self) -> VenueRules:
         """Lot, tick and minimum notional of every ticker as the exchange states them now."""
         self._require_pairs()
-        return read_venue_rules(self._reader.client, tickers=self._tickers, quote=self._quote)
+        return read_venue_rules(self.client, tickers=self._tickers, quote=self._quote)
+
+    def _any_answer(self) -> object:
+        return self.client.fetch_ohlcv(self._pair(self._tickers[0]), self._timeframe, limit=1)
 
     def _require_pairs(self) -> None:
-        client = self._reader.client
+        client = self.client
         if not client.markets:
-            self._reader.read("load_markets", client.load_markets)
+            self._reader.read("markets", client.load_markets)
         absent = [pair for pair in map(self._pair, self._tickers) if pair not in client.markets]
         if absent:
             raise ConfigurationError(
                 f"{client.id} has no pair {', '.join(absent)}", hint="check market.tickers and market.quote"
             )
 
-    def _candles(self, ticker: str, after_s: int, stop_s: int) -> pd.DataFrame:
-        """Closed candles with `after_s < close <= stop_s`, one row each."""
-        rows: list[list[Any]] = []
-        next_open_s = after_s
-        while next_open_s + self._timeframe_s <= stop_s:
-            page = self._page(ticker, next_open_s, stop_s)
-            server_s = self._reader.server_time_s()
-            closed_s = stop_s if server_s is None else min(stop_s, self._closed_by(server_s))
-            rows += [row for row in page if next_open_s * 1000 <= row[0] <= (closed_s - self._timeframe_s) * 1000]
-            newest_s = page[-1][0] // 1000 if page else 0
-            # An empty or stale page says nothing about later ones: some venues answer one window at a time.
-            next_open_s = max(newest_s, next_open_s + (0 if page else PAGE_BARS - 1) * self._timeframe_s)
-            next_open_s += self._timeframe_s
-        table = pd.DataFrame(rows, columns=["time", *PRICE_COLUMNS, "volume"])
-        return table.assign(time=pd.to_datetime(table["time"], unit="ms", utc=True), ticker=ticker)
-
-    def _page(self, ticker: str, open_s: int, stop_s: int) -> list[list[Any]]:
-        client, pair = self._reader.client, self._pair(ticker)
-        wanted = min(PAGE_BARS, (stop_s - open_s) // self._timeframe_s)
-        page: list[list[Any]] = self._reader.read(
+    def _page(self, ticker: str, open_s: int, until_s: int) -> Page:
+        pair = self._pair(ticker)
+        wanted = min(PAGE_CANDLES, (until_s - open_s) // self._timeframe_s + 1)  # one more: it shows the last is final
+        candles = self._reader.read(
             f"candles of {pair}",
-            lambda: client.fetch_ohlcv(pair, self._timeframe, since=open_s * 1000, limit=max(1, wanted)),
+            # parsed within the read: a row that lacks a number is an answer of unexpected form, to be asked for again
+            lambda: tuple(
+                map(_candle, self.client.fetch_ohlcv(pair, self._timeframe, since=open_s * 1000, limit=wanted))
+            ),
         )
-        return page
-
-    def _closed_by(self, now_s: float) -> int:
-        return int(now_s // self._timeframe_s) * self._timeframe_s
+        return Page(candles=candles, venue_now_s=date_s(self._reader.heard.headers))
 
     def _pair(self, ticker: str) -> str:
         return f"{ticker}/{self._quote}"
+
+
+def _candle(row: list[Any]) -> Candle:
+    opened_ms, *numbers = row
+    opened, high, low, close, volume = map(float, numbers)
+    return Candle(open_s=int(opened_ms) // 1000, open=opened, high=high, low=low, close=close, volume=volume)
 
 
 def read_venue_rules(client: Any, *, tickers: Sequence[str], quote: str) -> VenueRules:

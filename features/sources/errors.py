@@ -1,6 +1,6 @@
-"""The error of a market that does not answer; apart from its adapter so that catching it loads no exchange library."""
+"""Errors of live markets; apart from their adapters so that catching them loads no exchange library."""
 
-from features.errors import CappuccinoError
+from features.errors import CappuccinoError, ConfigurationError
 
 
 class MarketUnavailable(CappuccinoError):
@@ -12,3 +12,14 @@ class MarketUnavailable(CappuccinoError):
     def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class HistoryTooShort(ConfigurationError):
+    """The venue does not serve candles as old as were asked for, whenever one asks.
+
+    oldest_close_s: close time of the oldest candle it serves now; it moves on with every bar.
+    """
+
+    def __init__(self, message: str, *, oldest_close_s: int, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.oldest_close_s = oldest_close_s

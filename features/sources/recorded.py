@@ -1,4 +1,4 @@
-"""Bars from a file of candles on disk: Parquet or CSV, gaps filled forward and flagged."""
+"""Bars from one file of candles on disk: Parquet or CSV, gaps filled forward and flagged."""
 
 from pathlib import Path
 
@@ -30,6 +30,9 @@ class RecordedSource:
     def first_close_s(self) -> int:
         return self._loaded().first_close_s
 
+    def clock_offset_s(self) -> float | None:
+        return None
+
     def venue_rules(self) -> VenueRules:
         """The same everywhere: a file of candles names no venue."""
         return VenueRules.uniform("recorded", self._tickers)
@@ -37,9 +40,12 @@ class RecordedSource:
     def last_close_s(self) -> int:
         return self._loaded().last_close_s
 
+    def _candles(self) -> pd.DataFrame:
+        return read_candles(self._path)
+
     def _loaded(self) -> Bars:
         if self._all is None:
-            bars = bars_from_candles(read_candles(self._path), tickers=self._tickers, timeframe_s=self._timeframe_s)
+            bars = bars_from_candles(self._candles(), tickers=self._tickers, timeframe_s=self._timeframe_s)
             if bars.n_bars == 0:
                 raise DataError(f"{self._path} holds no candles")
             if bars.filled.mean() > MOST_FILLED_SHARE:
@@ -56,7 +62,7 @@ def read_candles(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(
             f"there is no file of recorded candles at {path}",
-            hint="point market.recorded_path at a Parquet or CSV file, or choose another market.source",
+            hint="point market.recorded_path at a Parquet or CSV file or at a directory of pairs",
         )
     try:
         candles = _read(path)
@@ -75,4 +81,6 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     if ".csv" in path.suffixes:
         return pd.read_csv(path, parse_dates=["time"])
-    raise DataError(f"{path} is neither .parquet nor .csv")
+    raise DataError(
+        f"{path} is neither .parquet nor .csv", hint="for files of one pair each, name the directory they lie in"
+    )

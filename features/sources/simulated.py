@@ -4,9 +4,10 @@ Nothing measured here is performance. A world is a pure function of (parameters,
 quantity draws from its own stream named by ticker and purpose, so a longer world begins with the shorter one and, in
 `sv` and `null`, adding a ticker leaves the others as they were.
 
-Worlds
-    sv       one factor, three-scale log-volatility, regimes with drift, jumps, daily and weekly seasonality
-    null     the same without drift: E[simple return | past] is exactly 0 in every bar, so no policy beats cash
+Worlds (a fourth, `bootstrap`, reshuffles recorded candles and lives in `bootstrap.py`)
+    sv       one factor, three-scale log-volatility, regimes with drift, jumps, daily and weekly seasonality, and the
+             slight reversal of yesterday's return that real hours show
+    null     the same without drift and reversal: E[simple return | past] is exactly 0 in every bar, so no policy beats cash
     planted  `null` plus the observable cross-sectional momentum of `planted.py`
 
 The zero mean needs no volatility correction. Bars are built as *simple* returns from shocks that are symmetric given
@@ -30,20 +31,23 @@ from features.venue_rules import VenueRules
 Float = NDArray[np.float64]
 World = Literal["sv", "null", "planted"]
 
-GENERATOR_VERSION = 1  # bumped whenever the same seed would give other numbers
+GENERATOR_VERSION = 2  # bumped whenever the same seed would give other numbers
 DAY_S = 86400.0
 RETURN_BOUND = 0.5
 
-FACTOR_VOLATILITY = 0.75  # annual; with the 60-day variance .20 the long memory of |r| matches real hourly candles
+FACTOR_VOLATILITY = 0.75  # annual
 VOLATILITY_HALF_LIFE_S = (60 * DAY_S, 4 * DAY_S, 6 * 3600.0)
-VOLATILITY_VARIANCE = (0.20, 0.06, 0.12)
+# The slow part carries the memory of |r| over 720 hours. What it adds to the tails is taken from the fast part, and the
+# sudden hours that the fast part made are jumps instead.
+VOLATILITY_VARIANCE = (0.26, 0.05, 0.06)
 LEVERAGE = -0.25
 TAIL_DEGREES = 6
 REGIME_DWELL_S = (60 * DAY_S, 25 * DAY_S, 8 * DAY_S)  # calm, bear, stress
 REGIME_LOG_VOLATILITY = (-0.15, 0.05, 0.55)
 REGIME_DRIFT = (0.9, -0.6, -1.5)  # annual, `sv` only
-MARKET_JUMP_EVERY_S, MARKET_JUMP_SD = 12 * DAY_S, 0.018
-OWN_JUMP_EVERY_S, OWN_JUMP_SD = 20 * DAY_S, 0.025
+DAY_REVERSAL = 0.03  # share of the same hour's move yesterday that is taken back, `sv` only
+MARKET_JUMP_EVERY_S, MARKET_JUMP_SD = 4 * DAY_S, 0.020
+OWN_JUMP_EVERY_S, OWN_JUMP_SD = 10 * DAY_S, 0.038  # sd per unit of annual volatility: wild coins jump further
 OWN_LOADING = 0.6  # share of the factor's log-volatility in a ticker's own
 OWN_NOISE_HALF_LIFE_S, OWN_NOISE_VARIANCE = 2 * DAY_S, 0.10
 RANGE_SCALE = 1.07
@@ -92,20 +96,44 @@ def simulate(
     Raises ConfigurationError for an unknown world, fewer than two bars or a start off the grid.
     """
     _require(world, bars, tickers, timeframe_s, start_s)
-    n = len(tickers)
     characters = [_character_of(ticker, seed) for ticker in tickers]
     beta = np.array([c.beta for c in characters])
+    usual_annual = np.hypot(beta * FACTOR_VOLATILITY, [c.own_volatility for c in characters])
     opened_s = start_s + timeframe_s * np.arange(bars, dtype=np.int64)
-    season = season_scale(opened_s, timeframe_s)
-    step = np.sqrt(timeframe_s / YEAR_S)
-
     regime = _regimes(seed, bars, timeframe_s)
+
+    returns, sd = _shocks(seed, tickers, characters, usual_annual, regime, opened_s, timeframe_s)
+    if world == "sv":
+        drift = np.array(REGIME_DRIFT)[regime] * timeframe_s / YEAR_S
+        returns = _yesterday_reversed(returns, timeframe_s) + beta * drift[:, None]
+    elif world == "planted":
+        returns = returns_with_signal(returns, strength=signal_strength(oracle_sharpe), timeframe_s=timeframe_s)
+
+    start_price = np.array([c.start_price for c in characters])
+    log_close = np.log(start_price) + np.cumsum(np.log1p(returns), axis=0)
+    log_open = np.vstack([np.log(start_price)[None], log_close[:-1]])
+    high, low = _extremes(seed, tickers, log_open, log_close, RANGE_SCALE * sd)
+    usual_sd = usual_annual * np.sqrt(timeframe_s / YEAR_S)
+    turnover = np.array([c.turnover_per_hour for c in characters]) * timeframe_s / 3600.0
+    return Bars(
+        tickers=tickers, timeframe_s=timeframe_s, close_time_s=opened_s + timeframe_s,
+        open=np.exp(log_open), high=np.exp(high), low=np.exp(low), close=np.exp(log_close),
+        volume=_volume(seed, tickers, returns, sd, usual_sd, turnover, timeframe_s) / np.exp(log_close),
+        filled=np.zeros(returns.shape, dtype=np.bool_),
+    )  # fmt: skip
+
+
+def _shocks(
+    seed: int, tickers: tuple[str, ...], characters: list[TickerCharacter], usual_annual: Float,
+    regime: NDArray[np.int64], opened_s: NDArray[np.int64], timeframe_s: int,
+) -> tuple[Float, Float]:  # fmt: skip
+    """(T, N) simple returns of mean 0 given the past, and the (T, N) standard deviation of each without its jumps."""
+    bars, step, season = len(opened_s), np.sqrt(timeframe_s / YEAR_S), season_scale(opened_s, timeframe_s)
+    beta = np.array([c.beta for c in characters])
     innovation = _student(seed, "factor", bars)
     log_vol = _factor_log_volatility(seed, innovation, regime, timeframe_s)
     factor_sd = FACTOR_VOLATILITY * step * season * np.exp(log_vol - _normaliser(1.0))
     factor = factor_sd * innovation + _jumps(seed, "market", bars, MARKET_JUMP_EVERY_S, MARKET_JUMP_SD, timeframe_s)
-    if world == "sv":
-        factor = factor + np.array(REGIME_DRIFT)[regime] * timeframe_s / YEAR_S
 
     own_log_vol = OWN_LOADING * log_vol[:, None] + _columns(
         _autoregression(seed, f"{t}.volatility", bars, OWN_NOISE_HALF_LIFE_S, OWN_NOISE_VARIANCE, timeframe_s)
@@ -114,31 +142,18 @@ def simulate(
     own_annual = np.array([c.own_volatility for c in characters])
     own_sd = own_annual * step * season[:, None] * np.exp(own_log_vol - _normaliser(OWN_LOADING, OWN_NOISE_VARIANCE))
     own = own_sd * _columns(_student(seed, t, bars) for t in tickers)
-    own += _columns(_jumps(seed, t, bars, OWN_JUMP_EVERY_S, OWN_JUMP_SD, timeframe_s) for t in tickers)
-
+    jump_sds = (OWN_JUMP_SD * usual_annual).tolist()
+    own += _columns(
+        _jumps(seed, t, bars, OWN_JUMP_EVERY_S, sd, timeframe_s) for t, sd in zip(tickers, jump_sds, strict=True)
+    )
     shock = np.clip(beta * factor[:, None] + own, -RETURN_BOUND, RETURN_BOUND)
-    strength = signal_strength(oracle_sharpe) if world == "planted" else 0.0
-    returns = returns_with_signal(shock, strength=strength, timeframe_s=timeframe_s) if strength else shock
-
-    sd = np.sqrt((beta * factor_sd[:, None]) ** 2 + own_sd**2)
-    start_price = np.array([c.start_price for c in characters])
-    log_close = np.log(start_price) + np.cumsum(np.log1p(returns), axis=0)
-    log_open = np.vstack([np.log(start_price)[None], log_close[:-1]])
-    high, low = _extremes(seed, tickers, log_open, log_close, RANGE_SCALE * sd)
-    usual_sd = step * np.sqrt((beta * FACTOR_VOLATILITY) ** 2 + own_annual**2)
-    turnover = np.array([c.turnover_per_hour for c in characters]) * timeframe_s / 3600.0
-    return Bars(
-        tickers=tickers, timeframe_s=timeframe_s, close_time_s=opened_s + timeframe_s,
-        open=np.exp(log_open), high=np.exp(high), low=np.exp(low), close=np.exp(log_close),
-        volume=_volume(seed, tickers, returns, sd, usual_sd, turnover, timeframe_s) / np.exp(log_close),
-        filled=np.zeros((bars, n), dtype=np.bool_),
-    )  # fmt: skip
+    return shock, np.hypot(beta * factor_sd[:, None], own_sd)
 
 
 def _require(world: str, bars: int, tickers: tuple[str, ...], timeframe_s: int, start_s: int) -> None:
     if world not in get_args(World):
         raise ConfigurationError(
-            f"there is no world {world!r}", hint=f"simulation.world is one of {', '.join(get_args(World))}"
+            f"there is no world {world!r}", hint=f"simulation.world is one of {', '.join(get_args(World))}, bootstrap"
         )
     if bars < 2 or timeframe_s <= 0:
         raise ConfigurationError(f"cannot simulate {bars} bars of {timeframe_s} s")
@@ -188,6 +203,15 @@ def _student(seed: int, name: str, bars: int) -> Float:
 def _jumps(seed: int, name: str, bars: int, every_s: float, sd: float, timeframe_s: int) -> Float:
     happens = stream(seed, f"{name}.jump_time").random(bars) < timeframe_s / every_s
     return np.where(happens, stream(seed, f"{name}.jump_size").normal(0.0, sd, bars), 0.0)
+
+
+def _yesterday_reversed(returns: Float, timeframe_s: int) -> Float:
+    """(T, N) returns less DAY_REVERSAL of those 24 hours earlier; unchanged where bars do not divide a day."""
+    lag, rest = divmod(int(DAY_S), timeframe_s)
+    earlier = np.zeros_like(returns)
+    if lag and not rest:
+        earlier[lag:] = returns[:-lag]
+    return returns - DAY_REVERSAL * earlier
 
 
 def _regimes(seed: int, bars: int, timeframe_s: int) -> NDArray[np.int64]:
@@ -295,6 +319,9 @@ class SimulatedSource:
 
     def first_close_s(self) -> int:
         return self._start_s + self._timeframe_s
+
+    def clock_offset_s(self) -> float | None:
+        return None
 
     def venue_rules(self) -> VenueRules:
         return VenueRules.uniform("simulated", self._tickers)

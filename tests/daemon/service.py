@@ -18,7 +18,7 @@ from features.files import write_atomic
 
 SMALL = {
     "market": {"source": "simulated", "tickers": ["BTC", "ETH", "LTC"]},
-    "simulation": {"world": "sv", "seed": 5, "bars": 3000},
+    "simulation": {"world": "sv", "seed": 5, "bars": 9000},
     "data": {"n_folds": 2, "embargo_bars": 24, "end_utc": "2021-04-20T00:00:00Z"},
     "study": {"name": "t", "workers": 1, "target_trials": 500, "train_steps": 60_000, "accounts": 32},
     "paper": {"clock": "replay", "replay_start_utc": "2021-04-20T00:00:00Z", "replay_bars_per_s": 10.0},

@@ -1,163 +1,162 @@
-"""The janitor: what anything references stays, whatever the inventory; what it deletes is written down first."""
+"""The janitor at work on real files: what is needed stays, what goes is on record, and a pass undoes its own emergency."""
 
 import json
-import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from state_house import aged, artifact, artifacts_left, house, janitor, journal, pointer
 
-from daemon.child.clock import SystemClock
-from daemon.child.config import parse
-from daemon.child.logs import get_logger
-from daemon.janitor.plan import Item, Space, Thresholds, plan
-from daemon.janitor.shell import Janitor, references
+from daemon.child.clock import ManualClock
+from daemon.janitor.references import references
+from daemon.janitor.shell import AUDIT
 from features.files import read_jsonl, write_atomic
-
-LIMITS = Thresholds(warn_free_bytes=1000, floor_free_bytes=100, log_max_bytes=50)
-
-items = st.lists(
-    st.builds(
-        Item, kind=st.sampled_from(["artifact", "draft", "log"]), name=st.text("abcdef", min_size=1, max_size=3),
-        size_bytes=st.integers(0, 200), age_s=st.floats(0, 1e6),
-    ),
-    max_size=30, unique_by=lambda i: i.name,
-)  # fmt: skip
-
-
-@settings(max_examples=2000, deadline=None)
-@given(inventory=items, kept=st.sets(st.text("abcdef", min_size=1, max_size=3)), free=st.integers(0, 2000))
-def test_no_plan_deletes_what_is_referenced_young_or_a_log(inventory: list[Item], kept: set[str], free: int) -> None:
-    made = plan(inventory, frozenset(kept), free, LIMITS)
-    for deletable in made.delete:
-        assert deletable.item.name not in kept
-        assert deletable.item.age_s >= LIMITS.min_age_s
-        assert deletable.item.kind != "log"
-    spared = {i.name for i in inventory} - {d.item.name for d in made.delete}
-    assert {i.name for i in inventory if i.name in kept} <= spared
-    deleted = {d.item.name for d in made.delete}
-    for item in inventory:  # and what nothing needs does go
-        if item.kind != "log" and item.name not in kept and item.age_s >= LIMITS.min_age_s:
-            assert item.name in deleted
-    assert all(i.size_bytes > LIMITS.log_max_bytes for i in made.rotate)
-
-
-@pytest.mark.parametrize(
-    ("free", "space", "reserve"),
-    [(1000, Space.OK, False), (999, Space.WARN, False), (100, Space.WARN, False), (99, Space.FLOOR, True)],
-)
-def test_the_thresholds_are_what_they_say(free: int, space: Space, reserve: bool) -> None:  # noqa: FBT001
-    made = plan([], frozenset(), free, LIMITS)
-    assert (made.space, made.free_reserve) == (space, reserve)
-
-
-def artifact(state_dir: Path, name: str, *, age_s: float = 7200.0, members: tuple[str, ...] = ()) -> Path:
-    folder = state_dir / "artifacts" / name
-    write_atomic(folder / "manifest.json", json.dumps({"training": {"members": list(members)}}).encode())
-    write_atomic(folder / "weights.safetensors", b"w" * 100)
-    stamp = SystemClock().now_utc().timestamp() - age_s
-    os.utime(folder, (stamp, stamp))
-    return folder
-
-
-def janitor(state_dir: Path, **changes: object) -> Janitor:
-    config = parse(
-        {"janitor": {"warn_free_bytes": 2, "floor_free_bytes": 1, "keep_top": 1, "reserve_bytes": 100, **changes}}
-    )
-    return Janitor(config=config, state_dir=state_dir, clock=SystemClock(), log=get_logger())
-
-
-def trial(state_dir: Path, number: int, **facts: object) -> None:
-    record = {"number": number, "study": "s", **facts}
-    write_atomic(state_dir / "trials" / "s" / str(number) / "trial.json", json.dumps(record).encode())
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
-    """champion c (ensemble of m), previous champion p, best trial b with fold f, running r, poor x, loose y, young z."""
-    for name in "cmpbfrxy":
-        artifact(tmp_path, name, members=("m",) if name == "c" else ())
-    artifact(tmp_path, "z", age_s=10.0)
-    pointer = {"champion": "c", "holds": "c", "history": [{"champion": None, "holds": "p"}]}
-    write_atomic(tmp_path / "champion.json", json.dumps(pointer).encode())
-    trial(tmp_path, 0, state="COMPLETE", score=3.0, artifact="b", fold_artifacts=["f", "b"])
-    trial(tmp_path, 1, state="RUNNING", fold_artifacts=["r"])
-    trial(tmp_path, 2, state="COMPLETE", score=-3.0, artifact="x", fold_artifacts=["x"])
-    return tmp_path
+def state_dir(tmp_path: Path) -> Path:
+    return house(tmp_path)
 
 
-def left(state_dir: Path) -> str:
-    return "".join(sorted(p.name for p in (state_dir / "artifacts").iterdir()))
-
-
-def test_only_what_nothing_references_goes_and_each_deletion_is_on_record(house: Path) -> None:
+def test_only_what_nothing_references_goes_and_each_deletion_is_on_record_with_its_reason(state_dir: Path) -> None:
     """The predecessor's janitor deleted the best weights."""
-    assert references(house, keep_top=1) == frozenset("cmpbfr")
-    janitor(house).clean()
-    assert left(house) == "bcfmprz"
-    audit = read_jsonl(house / "logs" / "janitor-audit.jsonl")
-    assert sorted(r["deleted"] for r in audit) == ["x", "y"]
+    janitor(state_dir).clean()
+    assert artifacts_left(state_dir) == "bcdfhmnprz"
+    audit = read_jsonl(state_dir / AUDIT)
+    assert [(r["deleted"], r["reason"]) for r in audit] == [
+        ("artifacts/x", "nothing names it"), ("artifacts/y", "nothing names it"),
+    ]  # fmt: skip
+    assert all(r["bytes"] > 0 and r["at_utc"] for r in audit)
 
 
-def test_a_plan_alone_touches_nothing(house: Path) -> None:
-    made = janitor(house).planned()
-    assert {d.item.name for d in made.delete} == {"x", "y"}
-    assert left(house) == "bcfmprxyz"
+def test_every_reference_says_who_holds_it(state_dir: Path) -> None:
+    why = {n.removeprefix("artifacts/"): w for n, w in references(state_dir, keep_top=1).items()}
+    assert why == {
+        "c": "champion", "p": "champion's history", "b": "1 of the best 1 of study s", "f": "1 of the best 1 of study s",
+        "r": "running trial 1 of study s", "h": "judged on the hold-out", "d": "decided with", "m": "member of c",
+        "n": "member of m",
+    }  # fmt: skip
 
 
-def test_a_pointer_that_cannot_be_read_stops_the_janitor_instead_of_freeing_everything(house: Path) -> None:
-    (house / "champion.json").write_text("{")
-    with pytest.raises(Exception, match=r"champion\.json"):
-        janitor(house).clean()
-    assert left(house) == "bcfmprxyz"
+def test_a_dry_run_touches_nothing_and_says_what_and_why(state_dir: Path) -> None:
+    before = sorted(str(p) for p in state_dir.rglob("*"))
+    config = state_dir.parent / "janitor.json"
+    config.write_text(json.dumps({"janitor": {"keep_top": 1, "floor_free_bytes": 1, "resume_free_bytes": 1}}))
+    command = [sys.executable, "-m", "daemon.janitor", "--dry-run", "--config", config, "--state-dir", state_dir]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "would delete 2 things" in text and "artifacts/x" in text and "nothing names it" in text
+    assert "artifacts/h: judged on the hold-out" in text
+    record = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert {d["name"] for d in record["delete"]} == {"artifacts/x", "artifacts/y"} and record["schema"] == 1
+    after = {str(p) for p in state_dir.rglob("*")} - set(before)
+    assert {Path(p).name for p in after} <= {"logs", "janitor.jsonl"}
 
 
-def test_what_the_paper_journal_decided_with_stays(house: Path) -> None:
+@pytest.mark.parametrize("damaged", ["champion.json", "trials/s/0/trial.json", "holdout.jsonl", "paper/journal.db"])
+def test_whatever_names_things_and_cannot_be_read_stops_the_janitor_instead_of_freeing_everything(
+    state_dir: Path, damaged: str
+) -> None:
+    (state_dir / damaged).write_text("{\n")
+    with pytest.raises(Exception, match=Path(damaged).stem):
+        janitor(state_dir).clean()
+    assert artifacts_left(state_dir) == "bcdfhmnprxyz"
+
+
+def test_a_policy_saved_again_is_young_again(tmp_path: Path) -> None:
+    """A repeated trial gives the same content: its directory is old, and is named only a moment later."""
+    from desk import artifact as policy
+    from desk import settings
+
+    made = policy(settings())
+    path = aged(made.save(tmp_path / "artifacts"))
+    pointer(tmp_path, None)
+    assert [d.item.name for d in janitor(tmp_path).planned().delete] == [f"artifacts/{path.name}"]
+    assert made.save(tmp_path / "artifacts") == path
+    janitor(tmp_path).clean()
+    assert path.exists()
+
+
+def test_leftovers_of_crashes_go_and_the_market_store_stays(tmp_path: Path) -> None:
+    for name in ("market/BTC.parquet", "market/.BTC.parquet.4711", "trials/s/0/.trial.json.12", "paper/journal.db-wal"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        aged(_written(tmp_path / name))
+    _written(tmp_path / "market" / ".ETH.parquet.4712")  # somebody is writing it now
+    artifact(tmp_path, ".half.4713")
+    janitor(tmp_path).clean()
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {"market/BTC.parquet", "market/.ETH.parquet.4712", "paper/journal.db-wal"} <= left
+    assert not {"market/.BTC.parquet.4711", "trials/s/0/.trial.json.12"} & left
+    assert artifacts_left(tmp_path) == ""
+
+
+def test_reports_and_advice_are_kept_by_number_and_the_newest_always(tmp_path: Path) -> None:
+    for n in range(6):
+        for form in ("json", "txt"):
+            aged(_written(tmp_path / "reports" / f"judgement-{n:04d}.{form}"), 600.0 - n)
+        aged(_written(tmp_path / "advice" / f"2026-n{n}.md"), 600.0 - n)
+    _written(tmp_path / "advice" / "latest.json")
+    janitor(tmp_path, keep_reports=2, keep_advice=1).clean()
+    assert sorted(p.name for p in (tmp_path / "reports").iterdir()) == [
+        "judgement-0004.json", "judgement-0004.txt", "judgement-0005.json", "judgement-0005.txt",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "advice").iterdir()) == ["2026-n5.md", "latest.json"]
+
+
+def test_below_the_floor_the_reserve_goes_first_history_next_and_trials_wait_until_there_is_room(
+    state_dir: Path,
+) -> None:
+    old_log = aged(_written(state_dir / "logs" / "worker-0.jsonl.1"))
+    janitor(state_dir).clean()
+    assert (state_dir / "reserve").stat().st_size == 100 and old_log.exists()
+    flooded = {"warn_free_bytes": 2**62, "resume_free_bytes": 2**62, "floor_free_bytes": 2**62}
+    janitor(state_dir, **flooded).clean()
+    assert not (state_dir / "reserve").exists() and not old_log.exists()
+    assert (state_dir / "run" / "disk_floor").exists()
+    first, *_, last = [r for r in read_jsonl(state_dir / AUDIT) if r.get("freed") or "log" in r.get("deleted", "")]
+    assert (first["freed"], last["deleted"]) == ("./reserve", "logs/worker-0.jsonl.1")
+    assert artifacts_left(state_dir) == "bcdfhmnprz"  # an emergency is no reason to break a reference
+    janitor(state_dir).clean()
+    assert (state_dir / "reserve").exists() and not (state_dir / "run" / "disk_floor").exists()
+
+
+def test_a_look_notices_a_threshold_crossed_and_only_that(state_dir: Path) -> None:
+    keeper = janitor(state_dir)
+    keeper.clean()
+    assert not keeper.changed()
+    flooded = janitor(state_dir, warn_free_bytes=2**62, resume_free_bytes=2**62, floor_free_bytes=2**62)
+    assert flooded.changed() and not flooded.changed()
+    flooded.clean()
+    assert not janitor(state_dir, warn_free_bytes=2**62, resume_free_bytes=2**62, floor_free_bytes=2**62).changed()
+
+
+def test_a_clock_set_back_a_year_makes_nothing_old(tmp_path: Path) -> None:
+    pointer(tmp_path, None)
+    artifact(tmp_path, "a", age_s=10.0)
+    janitor(tmp_path, clock=ManualClock()).clean()  # 2020: everything lies in its future
+    assert artifacts_left(tmp_path) == "a"
+
+
+def test_a_log_over_its_size_is_rotated_and_three_old_ones_stay(tmp_path: Path) -> None:
+    for n in range(6):
+        _written(tmp_path / "logs" / "worker-0.jsonl", f"{n}" * 3000)
+        janitor(tmp_path, log_max_bytes=2000).clean()
+    kept = {p.name: p.read_text()[0] for p in (tmp_path / "logs").glob("worker-0.jsonl*")}
+    assert kept == {"worker-0.jsonl.1": "5", "worker-0.jsonl.2": "4", "worker-0.jsonl.3": "3"}
+
+
+def test_a_journal_just_being_made_is_no_reason_to_stop(tmp_path: Path) -> None:
     import sqlite3
 
-    (house / "paper").mkdir()
-    db = sqlite3.connect(house / "paper" / "journal.db")
-    with db:
-        db.execute("CREATE TABLE decisions (artifact TEXT)")
-        db.execute("INSERT INTO decisions VALUES ('x')")
-    db.close()
-    janitor(house).clean()
-    assert "x" in left(house) and "y" not in left(house)
+    pointer(tmp_path, None)
+    (tmp_path / "paper").mkdir()
+    sqlite3.connect(tmp_path / "paper" / "journal.db").close()
+    assert references(tmp_path, keep_top=1) == {}
+    (tmp_path / "paper" / "journal.db").unlink()
+    journal(tmp_path)
+    assert references(tmp_path, keep_top=1) == {}
 
 
-def test_below_the_floor_the_reserve_goes_first_and_new_trials_wait_until_there_is_room(house: Path) -> None:
-    janitor(house).clean()
-    assert (house / "reserve").stat().st_size == 100
-    flooded = janitor(house, warn_free_bytes=2**62, floor_free_bytes=2**62)
-    flooded.clean()
-    assert not (house / "reserve").exists()
-    assert (house / "run" / "disk_floor").exists()
-    janitor(house).clean()
-    assert (house / "reserve").exists() and not (house / "run" / "disk_floor").exists()
-
-
-def test_a_log_over_its_size_is_rotated_and_its_writer_loses_no_line(tmp_path: Path) -> None:
-    import logging
-
-    from daemon.child.logs import configure_logging
-
-    path = tmp_path / "logs" / "worker-0.jsonl"
-    configure_logging(component="test", child="worker-0", path=path)
-    try:
-        log, keeper = get_logger(), janitor(tmp_path, log_max_bytes=2000)
-        for n in range(100):
-            log.info("line", n=n)
-            if n % 10 == 9:
-                keeper.clean()
-        kept = [json.loads(x) for p in (tmp_path / "logs").glob("worker-0.jsonl*") for x in p.read_text().splitlines()]
-        numbers = sorted(r["n"] for r in kept if r["event"] == "line")
-        assert numbers == list(range(numbers[0], 100)) and len(numbers) >= 20
-        assert len(list((tmp_path / "logs").glob("worker-0.jsonl.*"))) <= 3
-    finally:
-        for handler in list(logging.getLogger().handlers):
-            if isinstance(handler, logging.FileHandler):
-                logging.getLogger().removeHandler(handler)
-                handler.close()
-    assert np.diff(numbers).max() == 1
+def _written(path: Path, text: str = "x") -> Path:
+    write_atomic(path, text.encode())
+    return path

@@ -43,13 +43,13 @@ def test_a_trader_killed_with_sigkill_goes_on_where_it_was(tmp_path: Path) -> No
 
 
 def test_a_child_that_stops_working_is_found_by_its_silence_and_replaced(tmp_path: Path) -> None:
-    with running(tmp_path, settings(daemon={"trader_hang_s": 3.0})) as service:
+    with running(tmp_path, settings(daemon={"trader_hang_s": 8.0})) as service:
         pid = service.pids()["paper_trader"]
         os.kill(pid, signal.SIGSTOP)
         service.until(lambda: service.pids().get("paper_trader") not in (None, pid), within_s=30)
         assert not alive(pid)
         hung = [e for e in service.log() if e["event"] == "child.hung"]
-        assert hung[0]["name"] == "paper_trader" and 3.0 <= hung[0]["silent_s"] < 5.0
+        assert hung[0]["name"] == "paper_trader" and 8.0 <= hung[0]["silent_s"] < 10.0
 
 
 def test_nothing_outlives_a_supervisor_killed_with_sigkill_and_its_successor_goes_on(tmp_path: Path) -> None:
@@ -141,7 +141,9 @@ def test_a_child_whose_configuration_is_wrong_is_given_up_and_the_others_go_on(t
         service.until(lambda: service.status()["children"] and service.child("paper_trader")["state"] == "fatal")
         done = service.ctl("status")
         assert done.returncode == 2
-        assert service.child("janitor")["pid"]
+        service.until(
+            lambda: service.child("janitor")["pid"]
+        )  # children start one a second: it may come after the fall
         assert "choose a later paper.replay_start_utc" in (tmp_path / "logs" / "paper_trader.out").read_text()
         assert service.child("paper_trader")["restarts"] == 0
     finally:

@@ -18,6 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """4 trials by 2 workers, a judgement, 250 bars of replay; the trader is killed once while it trades."""
     state_dir = tmp_path_factory.mktemp("job")
     config = settings(
+        simulation={"bars": 3000},
         study={"target_trials": 4, "workers": 2, "train_steps": 16_000},
         paper={"replay_bars_per_s": 60.0, "start_without_champion": False},
         promotion={"without_champion": "equal_weight"},

@@ -34,6 +34,18 @@ def test_a_missing_hour_is_filled_forward_flagged_and_carries_no_volume() -> Non
     assert (back.volume[20] == 0).all()
 
 
+def test_a_ticker_missing_when_the_last_one_begins_is_filled_from_its_own_earlier_close() -> None:
+    bars = random_bars(1, n_bars=50)
+    table = candles(bars)
+    opened = bars.close_time_s - 3600
+    start = pd.Timestamp(int(opened[10]), unit="s", tz="UTC")
+    late = (table["ticker"] == bars.tickers[0]) & (table["time"] < start)
+    hole = (table["ticker"] == bars.tickers[1]) & (table["time"] == start)
+    back = bars_from_candles(table[~late & ~hole], tickers=bars.tickers, timeframe_s=3600)
+    assert back.first_close_s == int(bars.close_time_s[10])
+    assert back.filled[0].tolist() == [False, True, False] and back.close[0, 1] == bars.close[9, 1]
+
+
 def test_shuffled_rows_and_another_ticker_order_give_the_same_bars() -> None:
     bars = random_bars(2, n_bars=40)
     table = candles(bars).sample(frac=1.0, random_state=3)

@@ -35,6 +35,13 @@ def test_the_stream_equals_the_batch_bit_for_bit_wherever_it_is_opened(name: str
         streamed_equals_batch(bars, spec, start, start + 120)
 
 
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_registered_feature_streams_to_the_bits_of_its_batch(name: str) -> None:
+    bars, definition = random_bars(4, n_bars=400), FeatureDef.of(name)
+    spec = FeatureSpec(tickers=bars.tickers, timeframe_s=3600, features=(definition,), scaling="robust")
+    streamed_equals_batch(bars, spec, spec.warmup_bars + 1, spec.warmup_bars + 120)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_stream_equals_the_batch_on_real_candles_across_an_outage(name: str, real_bars: Bars) -> None:
     spec = preset(name, tickers=real_bars.tickers, timeframe_s=3600)

@@ -15,7 +15,7 @@ LINT = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--conf
 
 BREAKS = {
     "layers": ("trainer/__main__.py", "import paper_trader"),
-    "strangers": ("daemon/status.py", "import trainer"),
+    "strangers": ("daemon/status/record.py", "import trainer"),
     "features": ("features/costs.py", "import torch"),
     "child_only": ("trainer/worker.py", "import daemon.janitor"),
     "light": ("features/files.py", "import gymnasium"),

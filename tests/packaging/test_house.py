@@ -130,8 +130,8 @@ def test_the_constraints_pin_one_exact_version_per_line_and_name_no_place() -> N
 def test_the_constraints_cover_every_declared_requirement() -> None:
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    declared = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["dev"]
-    declared += project["build-system"]["requires"]
+    declared = project["project"]["dependencies"] + project["build-system"]["requires"]
+    declared += [needed for extra in project["project"]["optional-dependencies"].values() for needed in extra]
     names = {requirement.split(">")[0].split("=")[0].split("<")[0].strip() for requirement in declared}
     assert not names - pinned
 

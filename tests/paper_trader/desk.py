@@ -12,7 +12,7 @@ import numpy as np
 from daemon.child.clock import Clock, SystemClock
 from daemon.child.config import Config, parse
 from daemon.child.logs import get_logger
-from daemon.child.market import bar_source, costs, feature_spec, limits
+from daemon.child.market import Waiting, costs, feature_spec, limits, open_market
 from daemon.child.progress import Progress
 from features.actor import weight_shapes
 from features.artifact import PolicyArtifact
@@ -42,7 +42,7 @@ def settings(**paper: Any) -> Config:
 def artifact(config: Config, spec: FeatureSpec | None = None, *, seed: int = 1) -> PolicyArtifact:
     """A policy of random weights that trades on most bars."""
     spec = spec or feature_spec(config)
-    source = bar_source(config, SystemClock())
+    source = open_market(config, Waiting(clock=SystemClock()))
     bars = source.bars(after_s=source.first_close_s() - 3600, until_s=source.last_close_s()).slice(0, 1000)
     if spec.tickers != bars.tickers:
         bars = bars.select([t for t in spec.tickers if t in bars.tickers])

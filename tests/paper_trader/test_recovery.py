@@ -91,7 +91,8 @@ def test_sigkill_of_the_real_process_at_random_moments_loses_no_order_and_double
 def test_sigterm_ends_the_trader_after_its_bar_and_the_next_start_goes_on(tmp_path: Path, undisturbed: dict) -> None:
     config = opened(tmp_path, replay_bars_per_s=100.0)
     process = started(config, tmp_path)
-    time.sleep(2.0)
+    while not (tmp_path / "paper" / "status.json").exists() and process.poll() is None:  # written with its first bar
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
     process.stdout.close(), process.stderr.close()  # type: ignore[union-attr]

@@ -25,9 +25,10 @@ from features.venue_rules import VenueRules
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, bound_names, run_baselines
 from trainer.evaluate import Arena, Run, run_policy
+from trainer.resampling import bootstrap_p
 from trainer.score import excess_t, score, table
+from trainer.sharpe import annualised, sharpe
 from trainer.space import Hyperparameters
-from trainer.stats import annualised, bootstrap_p, sharpe
 from trainer.vector_env import MarketTensors, Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mounts import fill, mounted
 from world import random_bars
 
 from daemon.child.config import parse
@@ -56,6 +57,30 @@ def test_a_ledger_that_was_touched_names_the_first_bad_record(tmp_path: Path, da
         ledger.count()
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_ledger_cut_short_is_missed_so_that_no_trial_can_be_forgotten(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = TrialLedger(path)
+    for number in range(4):
+        started(ledger, number)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(DataError, match=f"record {kept + 1} is missing, 4 were written"):
+        ledger.count()
+    with pytest.raises(DataError, match="is missing"):
+        started(ledger, 4)  # nor is anything chained to what is left
+
+
+def test_a_crash_between_the_record_and_its_head_loses_nothing(tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path / "ledger.jsonl")
+    started(ledger, 0)
+    before = (tmp_path / "ledger.head").read_bytes()
+    started(ledger, 1)
+    (tmp_path / "ledger.head").write_bytes(before)  # as a kill after the append leaves it
+    assert ledger.count() == 2
+    started(ledger, 2)
+    assert ledger.count() == 3
+
+
 def test_several_processes_append_to_one_unbroken_chain(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from trainer.ledger import TrialLedger\n"
@@ -91,3 +116,19 @@ def test_the_holdout_is_read_only_against_a_ledgered_opening_and_never_twice_for
     with pytest.raises(DataError, match="already judged"):
         ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
     assert ledger.open(artifact="b" * 64, data_sha256="d", who="test", at_utc="t").opening == 2  # and it is charged
+
+
+def test_a_record_that_just_fitted_on_a_full_disk_is_down_once_and_nobody_is_told_to_write_it_again(
+    tmp_path: Path,
+) -> None:
+    """The record goes into the rest of the file's last page; its head would need a new one."""
+    with mounted("tmpfs", tmp_path / "disk", size_mib=1) as place:
+        ledger = TrialLedger(place / "ledger.jsonl")
+        started(ledger, 0)
+        fill(place)
+        started(ledger, 1)
+        with pytest.raises(OSError, match="No space"):
+            (place / "another").write_bytes(b"x")
+        assert [r["number"] for r in ledger.records()] == [0, 1]
+        assert json.loads((place / "ledger.head").read_bytes())["records"] == 1
+    assert not (tmp_path / "disk" / "ledger.jsonl").exists(), "it was a file system of its own"

@@ -138,7 +138,7 @@ def test_whatever_is_sampled_is_a_portfolio_within_the_limits(head: GaussianHead
 def test_more_noise_is_more_entropy_under_either_head() -> None:
     mean = torch.zeros((3, 5))
     for head in (GaussianHead, DirichletHead):
-        assert float(head(5, -1.5).entropy(mean)) < float(head(5, -0.5).entropy(mean))
+        assert head(5, -1.5).entropy(mean).item() < head(5, -0.5).entropy(mean).item()
 
 
 def test_sight_names_the_columns_of_the_newest_rows() -> None:

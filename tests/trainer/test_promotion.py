@@ -12,12 +12,14 @@ import torch
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
 from features.artifact import PolicyArtifact
+from features.errors import DataError
 from features.files import read_jsonl, write_atomic
 from features.observation import Layout
 from trainer import gates
 from trainer.dataset import Dataset, arena, load_dataset
 from trainer.evaluate import Run, pooled, run_policy
 from trainer.gates import Comparison
+from trainer.holdout import holdout_ledger
 from trainer.ledger import TrialLedger
 from trainer.policy import PerAssetPolicy, Sight
 from trainer.promote import Judge
@@ -134,8 +136,26 @@ def test_the_holdout_is_opened_only_after_every_other_gate_once_per_artifact_and
     opened, seen = read_jsonl(tmp_path / "holdout.jsonl")
     assert (opened["event"], seen["event"]) == ("opened", "seen")
     assert seen["statistics"]["gate"]["value"] == last.value
-    with pytest.raises(Exception, match="already judged"):
-        judge(tmp_path, lenient, dataset).judge()
+    again = judge(tmp_path, lenient, dataset).judge()  # a later milestone, the same best trial
+    assert (again.champion, again.holdout) == (verdict.champion, verdict.holdout)
+    assert next(g for g in again.gates if g.gate == "G6") == last
+    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == 2
+    with pytest.raises(DataError, match="already judged"):
+        holdout_ledger(tmp_path).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
+
+
+def test_a_candidate_whose_judge_died_over_the_open_holdout_fails_and_is_not_looked_at_again(
+    tmp_path: Path, config: Config, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        best = add_trial(tmp_path, config, dataset, number, score=float(number))
+    holdout_ledger(tmp_path).open(artifact=best, data_sha256="0", who="a judge that died", at_utc="then")
+    monkeypatch.setattr(gates, "HOLM_P", 1.1)
+    monkeypatch.setattr(gates, "PBO_LIMIT", 1.0)
+    lenient = replace(config, promotion=replace(config.promotion, dsr_threshold=0.0, max_drawdown=0.99))
+    verdict = judge(tmp_path, lenient, dataset).judge()
+    assert verdict.champion is None and "nothing was written down" in verdict.reason
+    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == 1
 
 
 def run_of(returns: np.ndarray, name: str = "x") -> Run:

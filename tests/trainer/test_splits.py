@@ -1,15 +1,25 @@
 """Who may read which bars."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import random_bars
 
+from daemon.child.config import parse
+from daemon.child.market import feature_spec
+from features.bars import Bars
 from features.errors import ConfigurationError
-from trainer.splits import roles, walk_forward
+from features.pipeline import compute
+from trainer.splits import cpcv, roles, walk_forward
 
 BARS = random_bars(1, n_bars=4000)
+FORGOTTEN = (
+    1e-5  # an exponential average never quite forgets: what is left of it after the lookback, in a feature's unit
+)
+SPEC = feature_spec(parse({"market": {"tickers": ["BTC", "ETH", "LTC"]}}))
 
 
 def laid(gap: int = 50, share: float = 0.2, judge: int = 2000, warmup: int = 240):  # type: ignore[no-untyped-def]
@@ -42,3 +52,62 @@ def test_a_layout_without_room_is_refused_with_the_numbers_and_a_remedy() -> Non
     assert "holdout_share" in str(caught.value.hint)
     with pytest.raises(ConfigurationError, match="folds leave a training range"):
         walk_forward(laid(), n_folds=60, gap_bars=50)
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "n_test", "splits", "paths"),
+    [(6, 2, 15, 5), (10, 2, 45, 9), (10, 8, 45, 36), (5, 2, 10, 4), (8, 4, 70, 35)],
+)
+def test_the_splits_and_paths_are_as_many_as_lopez_de_prado_2018_counts(
+    n_groups: int, n_test: int, splits: int, paths: int
+) -> None:
+    found = cpcv(range(7000), n_groups=n_groups, n_test=n_test, purge_bars=0, embargo_bars=0)
+    assert len(found) == splits
+    for path in range(paths):  # each path judges every bar exactly once
+        judged = [b for s in found for t, p in zip(s.tests, s.paths, strict=True) if p == path for b in t]
+        assert sorted(judged) == list(range(7000))
+    assert {p for s in found for p in s.paths} == set(range(paths))
+
+
+def test_purge_embargo_and_paths_are_those_of_skfolio() -> None:
+    found = cpcv(range(60), n_groups=6, n_test=2, purge_bars=3, embargo_bars=5)  # skfolio 1.12.2
+    assert found[0].train == (range(28, 60),)
+    assert found[7].tests == (range(10, 20), range(40, 50))
+    assert found[7].train == (range(7), range(28, 37), range(58, 60))
+    assert [s.paths for s in found] == [
+        (0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2), (3, 3), (4, 3), (4, 4),
+    ]  # fmt: skip
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 1000), split=st.integers(0, 14), embargo=st.integers(0, 60))
+def test_no_bar_of_a_test_reaches_a_training_row_nor_the_other_way_round(seed: int, split: int, embargo: int) -> None:
+    bars = random_bars(seed, n_bars=3000)
+    purge = SPEC.lookback_bars + 1
+    laid_out = cpcv(range(SPEC.warmup_bars, 3000), n_groups=6, n_test=2, purge_bars=purge, embargo_bars=embargo)[split]
+    rows, changed = compute(bars, SPEC), compute(_perturbed(bars, laid_out.tests), SPEC)
+    for train in laid_out.train:
+        same = slice(train.start - SPEC.warmup_bars, train.stop - SPEC.warmup_bars)
+        assert np.abs(rows.asset[same] - changed.asset[same]).max() < FORGOTTEN
+        assert np.abs(rows.shared[same] - changed.shared[same]).max() < FORGOTTEN
+    test_rows = compute(_perturbed(bars, laid_out.train), SPEC)
+    for test in laid_out.tests:
+        same = slice(test.start - SPEC.warmup_bars, test.stop - SPEC.warmup_bars)
+        assert np.abs(rows.asset[same] - test_rows.asset[same]).max() < FORGOTTEN
+    assert np.abs(rows.asset - changed.asset).max() > 1000 * FORGOTTEN  # where the perturbation is seen, it is seen
+
+
+def _perturbed(bars: Bars, where: tuple[range, ...]) -> Bars:
+    """Every price of those bars times a number of its own, and every volume too."""
+    factor = np.ones((bars.n_bars, 1))
+    for part in where:
+        factor[part.start : part.stop, 0] = np.random.default_rng(part.start).uniform(0.8, 1.25, len(part))
+    fields = ("open", "high", "low", "close", "volume")
+    return replace(bars, filled=np.zeros_like(bars.filled), **{f: getattr(bars, f) * factor for f in fields})
+
+
+def test_a_split_without_training_bars_is_refused_with_a_remedy() -> None:
+    with pytest.raises(ConfigurationError, match="nothing is left to train on"):
+        cpcv(range(600), n_groups=6, n_test=2, purge_bars=300, embargo_bars=0)
+    with pytest.raises(ConfigurationError, match="test groups"):
+        cpcv(range(600), n_groups=2, n_test=2, purge_bars=1, embargo_bars=0)

@@ -1,45 +1,18 @@
 """Real ccxt against a local venue: what comes back is the truth, or an error that says what to do."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from binance_like import BinanceLike, Fault, html_page, rate_limited, refused, server_error, truncated_json
+from binance_like import BinanceLike
+from rig import HOUR, START_S, TICKERS, Waits, live_source, truth_bars, with_gap
+from venue import Fault, html_page, rate_limited, refused, server_error, truncated_json
 
 from features.bars import Bars
 from features.errors import ConfigurationError
-from features.sources import open_source
-from features.sources.ccxt_source import CcxtSource
+from features.sources.ccxt_source import CcxtVenue
 from features.sources.errors import MarketUnavailable
-from features.sources.simulated import simulate
-
-TICKERS = ("BTC", "ETH", "LINK")
-START_S = 1_640_995_200  # 2022-01-01T00:00:00Z
-HOUR = 3600
-
-
-def truth_bars(n_bars: int = 2300) -> Bars:
-    return simulate(world="null", seed=5, bars=n_bars, tickers=TICKERS, timeframe_s=HOUR, start_s=START_S)
-
-
-def with_gap(bars: Bars, ticker: int | slice, start: int, stop: int) -> Bars:
-    """`bars` with an outage: the source's filling rule applied by hand, bar by bar."""
-    parts = {name: getattr(bars, name).copy() for name in ("open", "high", "low", "close", "volume", "filled")}
-    for t in range(start, stop):
-        for name in ("open", "high", "low", "close"):
-            parts[name][t, ticker] = parts["close"][t - 1, ticker]
-        parts["volume"][t, ticker] = 0.0
-        parts["filled"][t, ticker] = True
-    parts["open"][stop] = bars.open[stop]
-    return replace(bars, **parts)
-
-
-class Waits(list):
-    """Collects what would have been slept."""
-
-    def __call__(self, seconds: float) -> None:
-        self.append(seconds)
+from features.sources.live import LiveSource
 
 
 @pytest.fixture
@@ -54,20 +27,8 @@ def venue() -> Iterator[BinanceLike]:
         yield running
 
 
-def source_of(venue: BinanceLike, waits: Waits, *, clock: Callable[[], float] | None = None, **changes) -> CcxtSource:
-    arguments = {
-        "source": "ccxt", "exchange": "binance", "quote": "USDT", "tickers": TICKERS, "timeframe_s": HOUR,
-        "recorded_path": "", "grace_s": 20.0, "history_bars": 5000, "world": "null", "seed": 1, "bars": 10,
-        "start_utc": "2021-01-01T00:00:00Z", "oracle_sharpe": 1.5, "clock_now_s": clock or (lambda: venue.now_s),
-        "sleep": waits, "urls": venue.urls,
-    }  # fmt: skip
-    source = open_source(**{**arguments, **changes})
-    assert isinstance(source, CcxtSource)
-    return source
-
-
-def klines(venue: BinanceLike) -> list[dict[str, str]]:
-    return [query for path, query in venue.requests if path.endswith("/klines")]
+def source_of(venue: BinanceLike, waits: Waits, **changes) -> LiveSource:
+    return live_source("ccxt:binance", venue, waits=waits, **changes)
 
 
 def assert_same(got: Bars, expected: Bars) -> None:
@@ -79,7 +40,7 @@ def assert_same(got: Bars, expected: Bars) -> None:
 def test_several_pages_join_to_the_truth_without_seam_or_duplicate(venue, waits):
     got = source_of(venue, waits).bars(after_s=START_S, until_s=venue.truth.last_close_s)
     assert_same(got, venue.truth)
-    assert len(klines(venue)) == 3 * len(TICKERS)  # 168 lead + 2300 bars in pages of 1000
+    assert len(venue.asked()) == 3 * len(TICKERS)  # 168 lead + 2300 bars in pages of 1000
     assert waits == []
 
 
@@ -96,20 +57,51 @@ def test_a_forming_bar_is_never_a_bar(venue, waits):
     assert source.last_close_s() == START_S + 500 * HOUR
 
 
-def test_a_bar_closes_for_us_only_after_the_grace(venue, waits):
+def test_a_bar_is_taken_as_soon_as_the_venue_shows_a_later_one(venue, waits):
     close_s = START_S + 500 * HOUR
+    venue.now_s = close_s - 1.0
+    assert source_of(venue, waits).bars(after_s=close_s - HOUR, until_s=close_s).n_bars == 0
+    venue.now_s = float(close_s)
+    assert_same(source_of(venue, waits).bars(after_s=close_s - HOUR, until_s=close_s), venue.truth.slice(499, 500))
+
+
+def test_a_bar_that_nothing_follows_is_taken_after_the_grace_and_not_before(venue, waits):
+    close_s = START_S + 500 * HOUR
+    venue.forming = False
     venue.now_s = close_s + 19.0
-    assert source_of(venue, waits).last_close_s() == close_s - HOUR
     assert source_of(venue, waits).bars(after_s=close_s - HOUR, until_s=close_s).n_bars == 0
     venue.now_s = close_s + 20.0
     assert_same(source_of(venue, waits).bars(after_s=close_s - HOUR, until_s=close_s), venue.truth.slice(499, 500))
 
 
+def test_while_the_first_ticker_lacks_the_bar_the_others_are_not_asked(venue, waits):
+    close_s = START_S + 500 * HOUR
+    venue.forming, venue.now_s = False, close_s + 5.0
+    source_of(venue, waits).bars(after_s=close_s - HOUR, until_s=close_s)
+    assert {query["symbol"] for query in venue.asked()} == {"BTCUSDT"}
+
+
+def test_a_venue_that_names_no_time_is_taken_at_our_word(venue, waits):
+    venue.dated, venue.now_s = False, START_S + 500 * HOUR + 1800.0
+    got = source_of(venue, waits).bars(after_s=START_S + 490 * HOUR, until_s=START_S + 502 * HOUR)
+    assert_same(got, venue.truth.slice(490, 500))
+
+
 def test_our_clock_running_fast_lets_no_forming_bar_through(venue, waits):
     venue.now_s = START_S + 500 * HOUR + 1800.0
-    fast = source_of(venue, waits, clock=lambda: venue.now_s + 2 * HOUR)
+    fast = source_of(venue, waits, clock_now_s=lambda: venue.now_s + 2 * HOUR)
     got = fast.bars(after_s=START_S + 490 * HOUR, until_s=START_S + 502 * HOUR)
     assert_same(got, venue.truth.slice(490, 500))
+
+
+def test_a_slow_clock_here_is_set_by_the_first_answer_and_delays_nothing(venue, waits):
+    close_s = START_S + 500 * HOUR
+    venue.now_s = close_s + 1.0
+    slow = source_of(venue, waits, clock_now_s=lambda: venue.now_s - 900.0)
+    assert slow.last_close_s() == close_s - HOUR
+    slow.bars(after_s=close_s - 2 * HOUR, until_s=close_s - HOUR)
+    assert slow.last_close_s() == close_s
+    assert_same(slow.bars(after_s=close_s - HOUR, until_s=close_s), venue.truth.slice(499, 500))
 
 
 def test_a_late_candle_is_awaited_and_not_filled(venue, waits):
@@ -188,7 +180,7 @@ def test_a_refusal_is_not_repeated(venue, waits):
     with pytest.raises(MarketUnavailable):
         source_of(venue, waits).bars(after_s=START_S, until_s=START_S + 5 * HOUR)
     assert waits == []
-    assert len(klines(venue)) == 1
+    assert len(venue.asked()) == 1
 
 
 def test_every_answer_and_every_wait_is_a_beat(venue, waits):
@@ -204,10 +196,13 @@ def test_an_unknown_pair_is_a_configuration_error(venue, waits):
 
 
 def test_an_unknown_exchange_or_timeframe_is_a_configuration_error(venue, waits):
+    def opened(exchange: str, timeframe_s: int) -> CcxtVenue:
+        return CcxtVenue(None, exchange=exchange, quote="USDT", tickers=TICKERS, timeframe_s=timeframe_s)
+
     with pytest.raises(ConfigurationError, match="binanse"):
-        source_of(venue, waits, exchange="binanse")
+        opened("binanse", HOUR)
     with pytest.raises(ConfigurationError, match="5400 s"):
-        source_of(venue, waits, timeframe_s=5400)
+        opened("binance", 5400)
 
 
 def test_venue_rules_are_the_filters_of_the_venue_as_plain_texts(venue, waits):

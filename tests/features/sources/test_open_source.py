@@ -19,9 +19,10 @@ ARGUMENTS = {
 def test_each_source_opens_under_its_name(tmp_path):
     path = tmp_path / "c.parquet"
     pd.DataFrame({"time": []}).to_parquet(path)
-    assert open_source(**ARGUMENTS).name == "simulated:planted:v1:seed11"
+    assert open_source(**ARGUMENTS).name == "simulated:planted:v2:seed11"
     assert open_source(**{**ARGUMENTS, "source": "recorded", "recorded_path": path}).name == "recorded:c.parquet"
     assert open_source(**{**ARGUMENTS, "source": "ccxt"}).name == "ccxt:binance"
+    assert open_source(**{**ARGUMENTS, "source": "alpaca", "quote": "USD"}).name == "alpaca"
 
 
 def test_an_unknown_source_world_or_empty_path_is_a_configuration_error():
@@ -39,7 +40,21 @@ def test_a_simulated_market_loads_no_exchange_library():
         "    start_utc='2021-01-01T00:00:00Z', oracle_sharpe=0.0, clock_now_s=lambda: 0.0)\n"
         "assert source.bars(after_s=0, until_s=1 << 40).n_bars == 10\n"
         "import features.sources.errors\n"
-        "print(sorted({'ccxt', 'requests', 'tenacity', 'torch'} & set(sys.modules)))\n"
+        "print(sorted({'ccxt', 'alpaca', 'requests', 'tenacity', 'torch'} & set(sys.modules)))\n"
     )
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("source", "other"), [("ccxt", "alpaca"), ("alpaca", "ccxt")])
+def test_a_live_source_loads_its_own_client_alone(source, other):
+    arguments = {**ARGUMENTS, "source": source}
+    code = (
+        "import sys\n"
+        "from features.sources import open_source\n"
+        f"arguments = { ({k: v for k, v in arguments.items() if k != 'clock_now_s'})!r}\n"
+        "open_source(**arguments, clock_now_s=lambda: 0.0)\n"
+        f"print({other!r} in sys.modules, {source!r} in sys.modules)\n"
+    )
+    answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.split() == ["False", "True"]

@@ -1,0 +1,55 @@
+"""`cappuccinoctl doctor`: what is wrong here, and what to do about it. Exit 1 when something must be mended."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from daemon.child.clock import SystemClock
+from daemon.cli import parser
+from daemon.cli.common import configuration
+from daemon.doctor.finding import Finding, ok
+from daemon.doctor.judge import exit_code
+from daemon.doctor.machine import machine
+from daemon.doctor.service import service, venue
+from features.errors import ConfigurationError
+
+SCHEMA = 1
+_MARKS = {"ok": "✔", "warn": "▲", "fail": "✖"}
+
+
+def main(verb: str, argv: list[str]) -> int:
+    options = parser(verb, __doc__)
+    options.add_argument("--offline", action="store_true", help="do not ask the venue")
+    arguments = options.parse_args(argv)
+    findings = []
+    for finding in _findings(arguments):
+        findings.append(finding)
+        if not arguments.json:
+            print(_line(finding), flush=True)
+    if arguments.json:
+        print(json.dumps({"schema": SCHEMA, "findings": [asdict(f) for f in findings]}))
+    return exit_code(findings)
+
+
+def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
+    try:
+        config, state_dir = configuration(arguments)
+    except ConfigurationError as error:
+        remedy = error.hint or "compare with the shipped config.toml"
+        yield Finding(check="configuration", level="fail", text=error.args[0], remedy=remedy)
+        yield from machine()
+        return
+    yield ok("configuration", f"valid; state in {state_dir}")
+    yield from machine()
+    yield from service(config, state_dir)
+    if arguments.offline:
+        return
+    print(f"asking {config.market.source} …", file=sys.stderr)
+    yield from venue(config, SystemClock())
+
+
+def _line(finding: Finding) -> str:
+    text = f"{_MARKS[finding.level]} {finding.check:<14}{finding.text}"
+    return text + (f"\n  {'→ ' + finding.remedy}" if finding.remedy else "")

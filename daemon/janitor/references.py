@@ -1,0 +1,84 @@
+"""Who needs what: everything that names an artifact, a report or a backup, with the reason in words."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from daemon.janitor.backup import backups
+from features.errors import DataError
+from features.files import read_json, read_jsonl
+
+
+def references(state_dir: Path, *, keep_top: int) -> dict[str, str]:
+    """Name in the inventory → who needs it. DataError when anything that names things cannot be read.
+
+    Then nothing is deleted: a pointer that is damaged protects no less than one that is whole.
+    """
+    found: dict[str, str] = {}
+    for artifact, why in (*_champions(state_dir), *_trials(state_dir, keep_top), *_opened(state_dir),
+                          *_traded(state_dir), *_backed_up(state_dir)):  # fmt: skip
+        if artifact:
+            found.setdefault(f"artifacts/{artifact}", why)
+    waiting = list(found)
+    while waiting:  # members of members too
+        owner = waiting.pop()
+        for member in _members(state_dir / owner / "manifest.json"):
+            if (name := f"artifacts/{member}") not in found:
+                found[name] = f"member of {owner.removeprefix('artifacts/')[:12]}"
+                waiting.append(name)
+    return found
+
+
+def _champions(state_dir: Path) -> list[tuple[str | None, str]]:
+    pointer = state_dir / "champion.json"
+    if not pointer.exists():
+        return []
+    record = read_json(pointer)
+    now = [(record["champion"], "champion"), (record["holds"], "held by the trader")]
+    return now + [(entry[k], "champion's history") for entry in record["history"] for k in ("champion", "holds")]
+
+
+def _trials(state_dir: Path, keep_top: int) -> list[tuple[str | None, str]]:
+    """Of each study: trials that are running, and the best `keep_top` with the policies of all their folds."""
+    named: list[tuple[str | None, str]] = []
+    for study in sorted(p for p in (state_dir / "trials").glob("*") if p.is_dir()):
+        trials: list[dict[str, Any]] = [read_json(p) for p in study.glob("*/trial.json")]
+        best = sorted((t for t in trials if t.get("score") is not None), key=lambda t: (-t["score"], t["number"]))
+        for n, trial in enumerate(best[:keep_top], start=1):
+            named += _of_trial(trial, f"{n} of the best {keep_top} of study {study.name}")
+        for trial in trials:
+            if trial["state"] == "RUNNING":
+                named += _of_trial(trial, f"running trial {trial['number']} of study {study.name}")
+    return named
+
+
+def _of_trial(trial: dict[str, Any], why: str) -> list[tuple[str | None, str]]:
+    return [(a, why) for a in (trial.get("artifact"), *trial.get("fold_artifacts", ()))]
+
+
+def _opened(state_dir: Path) -> list[tuple[str | None, str]]:
+    """What was judged on the hold-out is evidence."""
+    return [(r["artifact"], "judged on the hold-out") for r in read_jsonl(state_dir / "holdout.jsonl")]
+
+
+def _traded(state_dir: Path) -> list[tuple[str | None, str]]:
+    """Every decision in the journal can be derived again only with the policy that took it."""
+    journal = state_dir / "paper" / "journal.db"
+    if not journal.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'decisions'").fetchone():
+                return []  # the trader is just making it
+            return [(row[0], "decided with") for row in db.execute("SELECT DISTINCT artifact FROM decisions")]
+    except sqlite3.Error as error:
+        raise DataError(f"{journal} cannot be read: {error}", hint="cappuccinoctl restore has a copy") from error
+
+
+def _backed_up(state_dir: Path) -> list[tuple[str | None, str]]:
+    return [(a, f"needed by backup {b.name}") for b in backups(state_dir) for a in b.artifacts]
+
+
+def _members(manifest: Path) -> list[str]:
+    return list(read_json(manifest)["training"].get("members", ())) if manifest.exists() else []

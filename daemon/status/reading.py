@@ -1,0 +1,198 @@
+"""Gathers the status from the supervisor's facts and the files the other programs leave in the state directory."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from daemon.status.alerts import alerts
+from daemon.status.pace import Ended, pace
+from daemon.status.record import SCHEMA, Advice, Best, Champion, Child, Daemon, Disk, Gpu, Paper, Status, Study, known
+
+# whatever may lie on a file system of its own
+USERS = (".", "artifacts", "trials", "logs", "paper", "market", "features", "reports", "advice", "backups", "run")
+INTERRUPTED = ("stopped", "killed")  # these trials are tried again and do not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    record: Mapping[str, Any]
+    ended_at_s: float
+
+
+class StatusReader:
+    """One state directory under one configuration. Keeps what cannot change any more, so that asking again is cheap."""
+
+    def __init__(self, state_dir: Path, config: Mapping[str, Any]) -> None:
+        self._state_dir, self._config = state_dir, config
+        self._files: dict[Path, tuple[tuple[int, int, int], Any]] = {}
+        self._trials_stamp, self._ended, self._open = -1, dict[str, _Trial](), set[str]()
+        self._running_since_s: dict[str, float] = {}
+        self._decision: tuple[int, int | None] = (-1, None)
+
+    def gather(self, children: Sequence[Mapping[str, Any]], **daemon: Any) -> dict[str, Any]:
+        """The status v1 as JSON types. `daemon`: the fields of record.Daemon; `children`: those of record.Child."""
+        now_s = datetime.fromisoformat(daemon["written_utc"]).timestamp()
+        fleet = tuple(Child(**known(Child, c)) for c in children)
+        status = Status(
+            schema=SCHEMA, daemon=Daemon(**daemon), children=fleet, study=self._study(fleet, now_s),
+            champion=self._champion(), paper=self._paper(now_s), advice=self._advice(), disks=tuple(self._disks()),
+            gpus=tuple(self._gpus(now_s)), alerts=(), state_dir=str(self._state_dir),
+        )  # fmt: skip
+        gpu = self._config["gpu"]
+        found = alerts(
+            status, timeframe_s=self._config["market"]["timeframe_s"], gpu_warn_c=gpu["warn_temperature_c"],
+            gpu_pause_c=gpu["pause_temperature_c"],
+        )  # fmt: skip
+        return asdict(replace(status, alerts=found))
+
+    def _study(self, fleet: Sequence[Child], now_s: float) -> Study:
+        name, target = self._config["study"]["name"], self._config["study"]["target_trials"]
+        running = self._read_trials(self._state_dir / "trials" / name, now_s)
+        records = [t.record for t in self._ended.values()]
+        scored = [r for r in records if r["state"] == "COMPLETE" and r.get("score") is not None]
+        back = sum(r.get("failure") in INTERRUPTED for r in records)
+        complete, failed = len(scored), len(records) - len(scored) - back
+        workers = [c for c in fleet if c.kind == "worker" and c.state == "running"]
+        rates = [c.facts["samples_per_s"] for c in workers if "samples_per_s" in c.facts]
+        counted = [
+            Ended(at_s=t.ended_at_s, took_s=t.record["seconds"])
+            for t in self._ended.values()
+            if t.record.get("failure") not in INTERRUPTED and t.record.get("seconds")
+        ]
+        return Study(
+            name=name, target=target, complete=complete, running=len(running), failed=failed, handed_back=back,
+            samples_per_s=sum(rates) if rates else None, best=self._best(name, scored),
+            pace=pace(
+                counted, running_for_s=running, remaining=max(0, target - complete - failed), workers=len(workers),
+                now_s=now_s,
+            ),
+        )  # fmt: skip
+
+    def _read_trials(self, folder: Path, now_s: float) -> list[float]:
+        """Bring the trials up to date; for how long each running one has been seen. Ended ones are read once."""
+        try:
+            stamp = folder.stat().st_mtime_ns
+        except OSError:
+            stamp = -1
+        if stamp != self._trials_stamp:
+            names = {e.name for e in os.scandir(folder) if e.name.isdigit()} if stamp >= 0 else set[str]()
+            self._ended = {n: t for n, t in self._ended.items() if n in names}
+            self._open = names - set(self._ended)
+            # a folder changed this very moment may change again within the grain of its time stamp
+            self._trials_stamp = stamp if now_s - stamp / 1e9 > 1.0 else -1
+        for name in sorted(self._open):
+            path = folder / name / "trial.json"
+            record = self._read(path, keep=False)
+            if record is not None and record["state"] != "RUNNING":
+                self._ended[name] = _Trial(record=record, ended_at_s=path.stat().st_mtime)
+                self._open.discard(name)
+                self._running_since_s.pop(name, None)
+            elif record is not None:
+                self._running_since_s.setdefault(name, now_s)
+        return [now_s - self._running_since_s[n] for n in sorted(self._open) if n in self._running_since_s]
+
+    def _best(self, study: str, scored: Sequence[Mapping[str, Any]]) -> Best | None:
+        """The best trial, with the deflated Sharpe ratio if it is the one that was judged last."""
+        best = max(scored, key=lambda r: r["score"], default=None)
+        if best is None:
+            return None
+        judged = self._read(self._state_dir / "champion.json") or {}
+        dsr = next((g for g in judged.get("gates", ()) if g["gate"] == "G2"), None)
+        is_judged = dsr is not None and (judged["study"], judged["trial"]) == (study, best["number"])
+        return Best(
+            number=best["number"], score=best["score"], artifact=best["artifact"],
+            dsr=dsr["value"] if is_judged and dsr else None, dsr_threshold=dsr["threshold"] if is_judged and dsr else "",
+        )  # fmt: skip
+
+    def _champion(self) -> Champion | None:
+        record = self._read(self._state_dir / "champion.json")
+        if record is None:
+            return None
+        failed = tuple(dict.fromkeys(g["gate"] for g in record["gates"] if not g["passed"]))
+        return Champion(**{**known(Champion, record), "failed_gates": failed})
+
+    def _paper(self, now_s: float) -> Paper | None:
+        record = self._read(self._state_dir / "paper" / "status.json")
+        if record is None:
+            return None
+        paper = Paper(**known(Paper, record))
+        if paper.decisions != self._decision[0]:
+            self._decision = (paper.decisions, _last_decision_s(self._state_dir / "paper" / "journal.db"))
+        last_s = self._decision[1]
+        if last_s is None:
+            return paper
+        live = self._config["paper"]["clock"] == "live"
+        return replace(
+            paper, last_decision_utc=datetime.fromtimestamp(last_s, UTC).isoformat(),
+            decision_age_s=round(max(0.0, now_s - last_s), 1) if live else None,
+        )  # fmt: skip
+
+    def _advice(self) -> Advice | None:
+        record = self._read(self._state_dir / "advice" / "latest.json")
+        return None if record is None else Advice(summary=str(record["summary"]), created_utc=record["created_utc"])
+
+    def _disks(self) -> Iterator[Disk]:
+        """Every file system that some part of the state directory lies on, once."""
+        limits, floor = self._config["janitor"], (self._state_dir / "run" / "disk_floor").exists()
+        for path, users in file_systems(self._state_dir).items():
+            usage = os.statvfs(path)
+            free = usage.f_bavail * usage.f_frsize
+            yield Disk(
+                path=str(path), used_by=users, free_bytes=free, total_bytes=usage.f_blocks * usage.f_frsize,
+                below_warning=free < limits["warn_free_bytes"],
+                below_floor=free < limits["floor_free_bytes"] or (floor and "." in users),
+            )  # fmt: skip
+
+    def _gpus(self, now_s: float) -> Iterator[Gpu]:
+        """The last reading that a child wrote down: a wedged driver must not hold up the supervisor."""
+        record = self._read(self._state_dir / "run" / "gpu.json")
+        if record is not None:
+            age_s = round(now_s - datetime.fromisoformat(record["at_utc"]).timestamp(), 1)
+            yield from (Gpu(**{**known(Gpu, r), "age_s": age_s}) for r in record["gpus"])
+
+    def _read(self, path: Path, *, keep: bool = True) -> Any:
+        """A file another process replaces atomically: whole, or None. Parsed again only when it changed."""
+        try:
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if keep and (held := self._files.get(path)) is not None and held[0] == stamp:
+                return held[1]
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        if keep:
+            self._files[path] = (stamp, record)
+        return record
+
+
+def _last_decision_s(journal: Path) -> int | None:
+    """Close time of the newest bar that was decided on; the journal is only read, never waited for."""
+    try:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True, timeout=0.0)) as db:
+            found: int | None = db.execute("SELECT max(close_time_s) FROM decisions").fetchone()[0]
+            return found
+    except sqlite3.Error:
+        return None
+
+
+def file_systems(state_dir: Path) -> dict[Path, tuple[str, ...]]:
+    """Mount points in use, the state directory's own first, and which of USERS lies on each."""
+    by_device: dict[int, list[str]] = {}
+    for user in USERS:
+        path = state_dir / user
+        if path.exists():
+            by_device.setdefault(path.stat().st_dev, []).append(user)
+    return {_mount_of(state_dir / users[0]): tuple(users) for users in by_device.values()}
+
+
+def _mount_of(path: Path) -> Path:
+    path = path.resolve()
+    while not path.is_mount():
+        path = path.parent
+    return path

@@ -1,0 +1,112 @@
+"""A study and a trader on one live market: both read the store, and a study's bars stay what they were."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from binance_like import BinanceLike
+from desk import artifact, promote, trader
+from rig import HOUR, START_S, TICKERS, truth_bars
+
+from daemon.child.clock import ManualClock
+from daemon.child.config import Config, parse
+from daemon.child.market import Waiting, bar_source, candle_store
+from features.errors import ContractMismatch
+from features.store.fill import Filler
+from paper_trader.journal import Journal
+from trainer.dataset import load_dataset
+
+NOW = 2000
+
+
+class VenueClock(ManualClock):
+    """Our clock and the venue's as one; sleeping runs at a hundredfold, so that hours pass within a test."""
+
+    def __init__(self, venue: BinanceLike) -> None:
+        super().__init__()
+        self._venue = venue
+
+    def now_utc(self) -> datetime:
+        return datetime.fromtimestamp(self._venue.now_s, tz=UTC)
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self._venue.now_s += timedelta(seconds=100 * max(0.0, seconds)).total_seconds()
+
+
+@pytest.fixture
+def venue() -> Iterator[BinanceLike]:
+    with BinanceLike(truth=truth_bars(2300), now_s=START_S + NOW * HOUR + 60.0) as running:
+        yield running
+
+
+def settings(venue: BinanceLike, study: str = "s") -> Config:
+    return parse({
+        "market": {
+            "source": "ccxt", "exchange": "binance", "tickers": list(TICKERS), "history_bars": NOW,
+            "api_url": venue.api_url,
+        },
+        "data": {"n_folds": 1, "embargo_bars": 24, "judge_start_utc": "2022-02-12T00:00:00Z"},
+        "study": {"name": study},
+    })  # fmt: skip
+
+
+def revise(venue: BinanceLike, config: Config, state_dir: Path, clock: ManualClock) -> None:
+    """The venue changes its mind about the first day, and somebody asks again."""
+    volume = venue.truth.volume.copy()
+    volume[5] += 1.0
+    venue.truth = replace(venue.truth, volume=volume)
+    source = bar_source(config, state_dir, Waiting(clock=clock))
+    filler: Filler = source._filler
+    for ticker in TICKERS:
+        filler.ask_again(ticker, after_s=START_S, until_s=START_S + 24 * HOUR)
+
+
+def test_a_study_keeps_its_bars_while_the_market_goes_on_and_is_revised(venue: BinanceLike, tmp_path: Path) -> None:
+    config, clock = settings(venue), VenueClock(venue)
+    begun = load_dataset(config, tmp_path, clock)
+    venue.now_s += 100 * HOUR
+    revise(venue, config, tmp_path, clock)
+    again = load_dataset(config, tmp_path, clock)
+    assert again.data_sha256 == begun.data_sha256
+    assert again._everything.sha256() == begun._everything.sha256()
+    other = load_dataset(settings(venue, "another"), tmp_path, clock)
+    assert other._everything.sha256() == venue.truth.slice(100, NOW + 100).sha256()
+
+
+def test_a_study_that_has_begun_needs_no_venue(venue: BinanceLike, tmp_path: Path) -> None:
+    with BinanceLike(truth=venue.truth, now_s=venue.now_s) as gone:
+        config, clock = settings(gone), VenueClock(gone)
+        begun = load_dataset(config, tmp_path, clock)
+    assert load_dataset(config, tmp_path, clock).data_sha256 == begun.data_sha256
+
+
+def test_a_study_whose_bars_are_gone_is_refused(venue: BinanceLike, tmp_path: Path) -> None:
+    config, clock = settings(venue), VenueClock(venue)
+    load_dataset(config, tmp_path, clock)
+    candle_store(tmp_path).shelf("binance", HOUR, "BTC-USDT").path.rename(tmp_path / "moved")
+    with pytest.raises(ContractMismatch, match="not those that were pinned"):
+        load_dataset(config, tmp_path, clock)
+
+
+def test_the_trader_takes_every_bar_from_the_store_and_the_store_from_the_venue(
+    venue: BinanceLike, tmp_path: Path
+) -> None:
+    config, clock = settings(venue), VenueClock(venue)
+    promote(
+        tmp_path,
+        artifact(parse({"market": {"source": "simulated", "tickers": list(TICKERS)}, "simulation": {"bars": 1400}})),
+    )
+    end_s = venue.now_s + 6 * HOUR
+    trader(config, tmp_path, clock=clock, should_stop=lambda: venue.now_s >= end_s).run()
+    journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
+    bars = journal.bars()
+    journal.close()
+    assert bars.last_close_s >= START_S + (NOW + 5) * HOUR
+    last = bars.n_bars - 1
+    expected = venue.truth.between(bars.first_close_s - HOUR, int(bars.close_time_s[last]))
+    assert bars.sha256() == expected.sha256()
+    stored = candle_store(tmp_path).shelf("binance", HOUR, "BTC-USDT").candles(after_s=0, until_s=1 << 62)
+    assert int(stored.close_time_s[-1]) == bars.last_close_s

@@ -1,0 +1,118 @@
+"""How much of the best result the search made itself."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.errors import DataError
+from trainer.overfitting import clusters, correlations, count_trials, cscv, effective_trials, participation_ratio
+
+
+def _lcg(rows: int, columns: int) -> np.ndarray:
+    x, values = 12345, []
+    for _ in range(rows * columns):
+        x = (1103515245 * x + 12345) % 2**31
+        values.append(x / 2**31 - 0.5)
+    return np.array(values).reshape(rows, columns)
+
+
+PBO_CASES = {
+    "noise": (0.15714285714285714, 0.9642443491389886),
+    "col3_plus_0_5": (0.0, 2.3025850929940446),
+}  # purgedcv 0.1.11
+
+
+@pytest.mark.parametrize("case", PBO_CASES)
+def test_the_probability_of_backtest_overfitting_agrees_with_an_independent_implementation(case: str) -> None:
+    returns = _lcg(240, 10)
+    if case == "col3_plus_0_5":
+        returns[:, 3] += 0.5
+    found = cscv(returns, n_blocks=8)
+    assert (found.pbo, found.logits.mean()) == pytest.approx(PBO_CASES[case], abs=1e-12)
+
+
+@pytest.mark.parametrize(("n_blocks", "n"), [(8, 70), (14, 3432), (16, 12870)])  # the paper misprints 12780
+def test_every_half_of_the_blocks_is_tried_once(n_blocks: int, n: int) -> None:
+    assert len(cscv(_lcg(64, 3), n_blocks=n_blocks).logits) == n == math.comb(n_blocks, n_blocks // 2)
+
+
+def test_useless_strategies_have_a_pbo_near_one_half_and_a_dominating_one_near_zero() -> None:
+    rng = np.random.default_rng(3)
+    useless = rng.normal(size=(4000, 20))
+    found = cscv(useless)
+    assert 0.2 < found.pbo < 0.8
+    useless[:, 7] += 0.2
+    found = cscv(useless)
+    assert (found.pbo, found.loss) == (0.0, 0.0)
+
+
+def test_a_search_that_fits_noise_shows_a_falling_slope_and_losses_out_of_sample() -> None:
+    # the mean of each strategy is taken out, so what one half gained the other half lost
+    noise = np.random.default_rng(8).normal(size=(1600, 30))
+    found = cscv(noise - noise.mean(axis=0))
+    assert found.slope < 0.0
+    assert found.loss == 1.0
+    assert found.pbo > 0.9
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 8))
+def test_the_order_of_trials_and_their_common_scale_do_not_matter(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    returns = rng.normal(size=(80, k))
+    found, shuffled = cscv(returns, n_blocks=8), cscv(3.0 * returns[:, rng.permutation(k)], n_blocks=8)
+    assert shuffled.pbo == pytest.approx(found.pbo, abs=1e-12)
+    assert shuffled.slope == pytest.approx(found.slope, abs=1e-9)
+
+
+def test_a_trial_that_never_trades_has_a_sharpe_of_zero_and_breaks_nothing() -> None:
+    returns = np.random.default_rng(1).normal(-0.5, 1.0, (160, 3))
+    returns[:, 1] = 0.0
+    assert cscv(returns, n_blocks=8).loss == 0.0  # cash is the best, and it does not lose
+
+
+@pytest.mark.parametrize("broken", [np.zeros((100, 1)), np.zeros((10, 4)), np.full((100, 3), np.nan)])
+def test_returns_that_cannot_be_halved_are_refused(broken: np.ndarray) -> None:
+    with pytest.raises(DataError):
+        cscv(broken)
+
+
+def _families(n_families: int, size: int, *, noise: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(6)
+    base = np.repeat(rng.normal(size=(2000, n_families)), size, axis=1)
+    return base + noise * rng.normal(size=base.shape)
+
+
+def test_near_copies_count_as_one_bet_and_independent_trials_as_many() -> None:
+    copies = correlations(_families(5, 8))
+    assert len(np.unique(clusters(copies))) == 5
+    assert participation_ratio(copies) == pytest.approx(5, rel=0.2)
+    alone = correlations(np.random.default_rng(2).normal(size=(4000, 40)))
+    assert len(np.unique(clusters(alone))) == 40
+    assert participation_ratio(alone) == pytest.approx(40, rel=0.05)
+
+
+def test_identical_trials_are_one_bet_and_one_that_never_moves_is_another() -> None:
+    same = np.tile(np.random.default_rng(2).normal(size=(100, 1)), (1, 6))
+    assert participation_ratio(correlations(same)) == pytest.approx(1.0)
+    assert clusters(correlations(np.column_stack([same, np.zeros(100)]))).tolist() == [0] * 6 + [1]
+
+
+def test_one_of_the_four_counts_may_be_discarded_but_not_two() -> None:
+    returns = _families(5, 8)
+    counts = count_trials(returns, np.random.default_rng(1).normal(size=40), n_ever=400)
+    assert counts.raw == 400
+    assert counts.clusters == 50  # five bets among forty trials, and four hundred were started
+    ordered = sorted([counts.raw, counts.clusters, counts.participation, counts.autocorrelation])
+    assert counts.least_favourable_but_one() == ordered[2]
+
+
+def test_scores_that_drift_are_fewer_trials_than_scores_that_do_not() -> None:
+    rng = np.random.default_rng(0)
+    assert effective_trials(rng.normal(size=400).cumsum()) < 20
+    assert effective_trials(rng.normal(size=400)) > 200
+    assert effective_trials(np.ones(50)) == 1.0
+    assert effective_trials(np.array([1.0, 2.0])) == 2.0
