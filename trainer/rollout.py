@@ -122,7 +122,7 @@ def collect(
     ended = terminated | stacked("truncated")
     reward = stacked("reward")
     shaped = shape(
-        reward, h, turnover=stacked("turnover"), drawdown=stacked("drawdown"), concentration=stacked("concentration"),
+        reward, h, turnover=stacked("turnover"), deepened=stacked("deepened"), concentration=stacked("concentration"),
         log_return=stacked("log_return"), elapsed=stacked("elapsed"),
     )  # fmt: skip
     before = torch.stack(value)
@@ -155,19 +155,17 @@ def collect(
 
 
 def shape(
-    reward: Tensor, h: Hyperparameters, *, turnover: Tensor, drawdown: Tensor, concentration: Tensor,
+    reward: Tensor, h: Hyperparameters, *, turnover: Tensor, deepened: Tensor, concentration: Tensor,
     log_return: Tensor, elapsed: Tensor,
 ) -> Tensor:  # fmt: skip
     """The reward that PPO sees: `reward` as it is unless a shaping parameter of `h` says otherwise.
 
-    The time decay falls linearly over the account's episode; the penalties are per bar.
+    The time decay falls linearly over the account's episode; the penalties are per bar. A drawdown is paid for as it
+    deepens: its depth is mostly the doing of earlier bars, and a penalty on it moved nothing in a training.
     """
     decay = 1.0 - (1.0 - h.reward_time_decay_floor) * elapsed
-    penalty = SHAPING_UNIT * (
-        h.reward_concentration_penalty * concentration
-        + h.reward_drawdown_penalty * drawdown
-        + h.reward_turnover_penalty * turnover
-    )
+    penalty = SHAPING_UNIT * (h.reward_concentration_penalty * concentration + h.reward_turnover_penalty * turnover)
+    penalty = penalty + h.reward_drawdown_penalty * deepened
     return reward * decay - penalty - 0.5 * h.reward_volatility_penalty * log_return.square()
 
 

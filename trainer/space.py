@@ -156,7 +156,7 @@ COMMON = (
     _range("extra_cash_reserve", 0.0, 0.1, "kept beyond allocation.min_cash_reserve; the predecessor liked .04 to .08"),
     _range("reward_time_decay_floor", 0.5, 1.0, "shaping: what the last bar of an episode counts, the first being 1"),
     _range("reward_concentration_penalty", 0.0, 0.03, "shaping: at .03 holding one coin for seven costs 2.6 bp a bar"),
-    _range("reward_drawdown_penalty", 0.0, 0.03, "shaping: at .03 a drawdown of a third costs 1 bp a bar"),
+    _range("reward_drawdown_penalty", 0.0, 0.3, "shaping: at .3 a loss below the peak weighs 30 % more"),
     _range("reward_turnover_penalty", 0.0, 0.1, "shaping: at .1 trading costs another 10 bp"),
     _range("reward_volatility_penalty", 0.0, 4.0, "shaping: risk aversion beyond the 1 of log wealth"),
 )  # fmt: skip

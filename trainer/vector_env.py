@@ -78,7 +78,7 @@ class StepResult:
 
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
     variate). log_return: the log-wealth change alone. market_return: close to close. turnover: traded value over
-    equity. cash_share: of equity. concentration: sum of the squared asset weights. elapsed: share of the account's
+    equity. drawdown: below the episode's peak; deepened: by how much it grew. cash_share: of equity. concentration: sum of the squared asset weights. elapsed: share of the account's
     episode that is over.
     terminated: ruin. truncated: the episode's time is up. `final` is the observation before any reset: its value
     bootstraps what truncation cut off.
@@ -89,6 +89,7 @@ class StepResult:
     market_return: Tensor
     turnover: Tensor
     drawdown: Tensor
+    deepened: Tensor
     cash_share: Tensor
     concentration: Tensor
     elapsed: Tensor
@@ -187,6 +188,7 @@ class BatchedPortfolioEnv:
         """raw: (G, A, N + 2) policy output at the close of the current bars; fills at the next open."""
         close = self._close()
         before = equity(self.cash, self.quantity, close)
+        under = 1.0 - before / self.peak
         target = target_weights(raw.to(torch.float64), self.quantity * close / before[..., None], self.limits)
         delta = plan_trades(
             target=target, cash=self.cash, quantity=self.quantity, price=close, lot=self._lot,
@@ -203,6 +205,7 @@ class BatchedPortfolioEnv:
         value = self.quantity * self._close()
         after = self.cash + value.sum(-1)
         self.peak = torch.maximum(self.peak, after)
+        drawdown = 1.0 - after / self.peak
         traded = (filled.quantity.abs() * filled.price).sum(-1)
         self.since_trade = torch.where(traded > 0, torch.ones_like(after), self.since_trade + 1)
         terminated, truncated = after < RUIN * self.initial_cash, self.bar[:, None] >= self.end
@@ -210,7 +213,7 @@ class BatchedPortfolioEnv:
         result = StepResult(
             reward=log_return - self.market.benchmark[self.bar][:, None], log_return=log_return,
             market_return=(self._close() / close - 1.0)[:, 0], turnover=traded / before,
-            drawdown=1.0 - after / self.peak, cash_share=self.cash / after,
+            drawdown=drawdown, deepened=(drawdown - under).clamp(min=0.0), cash_share=self.cash / after,
             concentration=(value / after[..., None]).square().sum(-1),
             elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
             terminated=terminated, truncated=truncated & ~terminated, final=self.observe(),

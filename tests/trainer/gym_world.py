@@ -47,7 +47,7 @@ class GymWorld:
             final[i] = infos["final_obs"][i]
         zero = torch.zeros((self.n_accounts, 1), dtype=torch.float64)
         none: dict[str, Any] = dict.fromkeys(
-            ("log_return", "turnover", "drawdown", "cash_share", "concentration", "elapsed"), zero
+            ("log_return", "turnover", "drawdown", "deepened", "cash_share", "concentration", "elapsed"), zero
         )
         return StepResult(
             reward=torch.as_tensor(reward)[:, None], market_return=zero, final=self._observed(final),

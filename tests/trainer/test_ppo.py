@@ -131,11 +131,11 @@ def test_the_reward_scale_is_the_root_mean_square_of_all_rewards_so_far() -> Non
 
 def test_shaping_takes_off_what_its_parameters_say_and_nothing_by_default() -> None:
     reward, h = torch.tensor([0.01]), Hyperparameters()
-    facts = {"turnover": 0.2, "drawdown": 0.3, "concentration": 0.5, "log_return": 0.02, "elapsed": 0.5}
+    facts = {"turnover": 0.2, "deepened": 0.003, "concentration": 0.5, "log_return": 0.02, "elapsed": 0.5}
     seen = {n: torch.tensor([v]) for n, v in facts.items()}
     assert rollout.shape(reward, h, **seen).equal(reward)
     for name, value, off in (
-        ("reward_turnover_penalty", 0.1, 0.1 * 0.01 * 0.2), ("reward_drawdown_penalty", 0.02, 0.02 * 0.01 * 0.3),
+        ("reward_turnover_penalty", 0.1, 0.1 * 0.01 * 0.2), ("reward_drawdown_penalty", 0.2, 0.2 * 0.003),
         ("reward_concentration_penalty", 0.03, 0.03 * 0.01 * 0.5), ("reward_volatility_penalty", 2.0, 0.02**2),
         ("reward_time_decay_floor", 0.5, 0.25 * 0.01),
     ):  # fmt: skip
