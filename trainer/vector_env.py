@@ -78,8 +78,8 @@ class StepResult:
 
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
     variate). log_return: the log-wealth change alone. market_return: close to close. turnover: traded value over
-    equity. drawdown: below the episode's peak; deepened: by how much it grew. cash_share: of equity. concentration: sum of the squared asset weights. elapsed: share of the account's
-    episode that is over.
+    equity. drawdown: below the episode's peak; deepened: by how much it grew. cash_share: of equity. concentration:
+    sum of the squared asset weights. elapsed: share of the account's episode that is over.
     terminated: ruin. truncated: the episode's time is up. `final` is the observation before any reset: its value
     bootstraps what truncation cut off.
     """
