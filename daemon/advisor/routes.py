@@ -54,6 +54,7 @@ def routes(
     gains = _Gains.of(facts, scores, rng)
     findings = [r for r in rows if r.is_finding]
     noisy = facts is not None and facts.noise.sd is not None and facts.noise.sd > facts.top_sd
+    equal = facts is not None and _all_equal(facts)
     members = [] if evidence is None else evidence.get("distinct_best", [])
     spent = evidence is not None and evidence["trials_left"] <= 0
     few = facts is None or facts.n < MIN_TRIALS
@@ -72,8 +73,8 @@ def routes(
         Route(
             name="replicate",
             action=f"Run the best {REPLICATED} again, {AHEAD // REPLICATED} fresh seeds each, and compare means",
-            criterion="noise of one run exceeds the spread of the top tenth, or noise was never measured",
-            met=not few and (noisy or facts is None or facts.noise.source != "replicates"),
+            criterion="noise of one run exceeds the spread of the best tenth or was never measured, and trials differ beyond it",
+            met=not few and not equal and (noisy or facts is None or facts.noise.source != "replicates"),
             gain=gains.replicate() if gains else None,
         ),
         Route(
@@ -98,6 +99,12 @@ def _recommend(made: Sequence[Route], facts: ScoreFacts | None, *, few: bool) ->
         if worth:
             pick = max(worth)[1]
     return [replace(r, met=r.met or r.name == pick, recommended=r.name == pick) for r in made]
+
+
+def _all_equal(facts: ScoreFacts) -> bool:
+    """Whether replicates explain the whole spread of the scores: then there is nothing to choose between."""
+    noise = facts.noise
+    return noise.source == "replicates" and noise.high is not None and noise.high >= facts.sd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
