@@ -27,11 +27,10 @@ from features.sources.errors import MarketUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import Holding, load_holding
 from paper_trader.journal import Journal
-from paper_trader.orders import intents
+from paper_trader.ordering import OrderFlow
 from paper_trader.parity import Rederiver, difference
 from paper_trader.session import BarSettled, Decide, Event, Fault, Latch, Phase, PolicyLoaded, Session, step
 
-ACCOUNT = "paper"
 EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forgotten where history began
 PARITY_EVERY_BARS = 24
 STATUS_EVERY_S = 0.2
@@ -108,10 +107,11 @@ class Trader:
         self._start_s = int(meta["start_s"])
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
-        self._broker = books.enter_context(contextlib.closing(SimulatedBroker(
+        broker = books.enter_context(contextlib.closing(SimulatedBroker(
             self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
+        self._orders = OrderFlow(journal=self._journal, broker=broker, crash_point=self.crash_point)
         bars = self._journal.bars()
         self._stream = FeatureStream(self._spec, bars)
         self._recent = _last_rows(bars, self._spec.warmup_bars, self._spec.stack_bars, lambda b: compute(b, self._spec))
@@ -215,12 +215,8 @@ class Trader:
 
     def _on_bar(self, bar: Bars, *, fresh: bool) -> None:
         """Settle the bar, then decide on it if the session allows."""
-        executions = self._broker.executions(bar)
-        self.crash_point("broker settled")
-        account = self._account.book([e.fill for e in executions]).marked(bar.close[0])
-        self._journal.settle(bar, executions, account)
-        self.crash_point("bar settled")
-        self._account, self._settled_s, self._close = account, bar.last_close_s, bar.close[0]
+        self._account = self._orders.settle(bar, self._account)
+        self._settled_s, self._close = bar.last_close_s, bar.close[0]
         self._processed += 1
         row = self._stream.update(bar)
         self._recent = [*self._recent, row][-self._spec.stack_bars :]
@@ -234,7 +230,7 @@ class Trader:
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
             drawdown=1.0 - worth / float(self._account.peak), age_s=age_s if fresh else float("inf"),
-            account_agrees=self._broker.account() == self._account,
+            account_agrees=self._orders.agree(self._account),
         )  # fmt: skip
         for effect in self._feed(event):
             if isinstance(effect, Decide) and market is not None:
@@ -257,27 +253,14 @@ class Trader:
                 self._feed(Fault(reason=f"parity: {text}"))
                 return
         orders = plan_orders(self._account, np.array(decision.target), bar.close[0], self._rules)
-        wanted = intents(orders, account=ACCOUNT, artifact=holding.artifact_id, close_time_s=bar.last_close_s)
-        self._journal.decide(decision, holding.artifact_id, wanted)
-        self.crash_point("decided")
-        self._send()
-
-    def _send(self) -> None:
-        """Send every intent that was not confirmed; the broker knows an id it has seen."""
-        unsent = self._journal.unsent()
-        for intent in unsent:
-            self._broker.submit(intent)
-            self.crash_point("submitted")
-        if unsent:
-            self._journal.acknowledge([i.client_order_id for i in unsent])
-            self.crash_point("acknowledged")
+        self._orders.place(decision, holding.artifact_id, orders)
 
     def _finish_interrupted_bar(self) -> None:
         """After a restart: send what was intended; decide on the newest bar if the crash came before that."""
-        self._send()
+        self._orders.send()
         if not self._replay or self._journal.decision_at(self._settled_s) is not None:
             return
-        if self._broker.account() != self._account:
+        if not self._orders.agree(self._account):
             return  # the broker has already settled the next bar; this one was never decided on, and is past
         bars = self._journal.bars()
         self._decide_if_allowed(bars.slice(bars.n_bars - 1, bars.n_bars), self._market_now, fresh=True)
