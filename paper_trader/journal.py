@@ -8,27 +8,32 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.bars import Bars, empty_bars
+from features.bars import Bars
 from features.costs import Costs
 from features.decision import Decision
 from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
+from paper_trader import risk
+from paper_trader.bar_log import decoded, encoded
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE bars (close_time_s INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE decisions (
-    close_time_s INTEGER PRIMARY KEY, artifact TEXT NOT NULL, observation_sha256 TEXT NOT NULL,
-    raw TEXT NOT NULL, target TEXT NOT NULL);
+    close_time_s INTEGER PRIMARY KEY, artifact TEXT NOT NULL, bars_sha256 TEXT NOT NULL, observation BLOB NOT NULL,
+    raw TEXT NOT NULL, target TEXT NOT NULL, guarded TEXT NOT NULL, flatten INTEGER NOT NULL, limits TEXT NOT NULL);
+CREATE TABLE risk (close_time_s INTEGER PRIMARY KEY, state TEXT NOT NULL);
+CREATE TABLE rearms (close_time_s INTEGER, after_decision INTEGER, PRIMARY KEY (close_time_s, after_decision));
+CREATE TABLE latencies (close_time_s INTEGER PRIMARY KEY, seconds REAL NOT NULL);
 CREATE TABLE intents (
     client_order_id TEXT PRIMARY KEY, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL, quantity TEXT NOT NULL,
     state TEXT NOT NULL, UNIQUE (ticker, close_time_s));
@@ -59,6 +64,21 @@ class Execution:
     fill: Fill
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A decision and what became of it. bars_sha256: chained over every stored bar up to it; guarded: (N,) what the
+
+    limits left of the target; flatten: an operator wanted everything sold.
+    """
+
+    artifact: str
+    bars_sha256: str
+    decision: Decision
+    guarded: tuple[float, ...]
+    flatten: bool
+    limits: risk.Limits
+
+
 class Journal:
     """One writer at a time; `read_only` for everybody else."""
 
@@ -67,6 +87,7 @@ class Journal:
         if read_only and not path.exists():
             raise DataError(f"no paper journal at {path}", hint="the trader has not started yet")
         self._connection = open_database(path, read_only=read_only, tables=_TABLES, schema=SCHEMA)
+        self._latencies: list[tuple[int, float]] = []
 
     def close(self) -> None:
         self._connection.close()
@@ -85,20 +106,18 @@ class Journal:
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self._insert_bars(history)
             self._insert_mark(history.last_close_s, opening, history.close[-1])
+            worth = float(opening.equity(history.close[-1]))
+            self._put_risk(
+                history.last_close_s,
+                risk.opened(history.n_tickers, equity=worth, close_time_s=history.last_close_s),
+            )
 
     def bars(self) -> Bars:
         """Every stored bar, oldest first; the anchor of the recursive features is the first."""
         meta = self.meta()
         tickers, timeframe_s = tuple(json.loads(meta["tickers"])), int(meta["timeframe_s"])
         rows = self._connection.execute("SELECT close_time_s, data FROM bars ORDER BY close_time_s").fetchall()
-        if not rows:
-            return empty_bars(tickers, timeframe_s)
-        values = np.stack([np.frombuffer(data, dtype="<f8").reshape(6, len(tickers)) for _, data in rows])
-        o, h, l, c, v, filled = (np.ascontiguousarray(values[:, i]) for i in range(6))
-        return Bars(
-            tickers=tickers, timeframe_s=timeframe_s, close_time_s=np.array([t for t, _ in rows], dtype=np.int64),
-            open=o, high=h, low=l, close=c, volume=v, filled=filled.astype(np.bool_),
-        )  # fmt: skip
+        return decoded(rows, tickers=tickers, timeframe_s=timeframe_s)
 
     def last_bar_s(self) -> int:
         return int(self._connection.execute("SELECT MAX(close_time_s) FROM bars").fetchone()[0])
@@ -108,8 +127,8 @@ class Journal:
         row = self._connection.execute("SELECT close_time_s, account FROM marks ORDER BY 1 DESC LIMIT 1").fetchone()
         return int(row[0]), ledger_from(json.loads(row[1]))
 
-    def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger) -> None:
-        """One closed bar: the bar itself, what filled at its open, and the account after it, in one transaction."""
+    def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger, state: risk.State) -> None:
+        """One closed bar: the bar, what filled at its open, account and limits after it, in one transaction."""
         with self._transaction() as db:
             self._insert_bars(bar)
             for execution in executions:
@@ -121,15 +140,20 @@ class Journal:
                 )  # fmt: skip
             db.execute("UPDATE intents SET state = 'CLOSED' WHERE close_time_s < ?", (bar.last_close_s,))
             self._insert_mark(bar.last_close_s, account, bar.close[-1])
+            self._put_risk(bar.last_close_s, state)
+            db.executemany("INSERT OR REPLACE INTO latencies VALUES (?, ?)", self._latencies)
+        self._latencies = []
 
-    def decide(self, decision: Decision, artifact: str, intents: Sequence[Intent]) -> None:
-        """The decision and every order it calls for, before any of them is sent."""
+    def decide(self, decided: Decided, state: risk.State, intents: Sequence[Intent]) -> None:
+        """The decision, the limits' state after it and every order it calls for, before any of them is sent."""
+        d = decided.decision
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
-                (decision.close_time_s, artifact, decision.observation_sha256, json.dumps(decision.raw),
-                 json.dumps(decision.target)),
+                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (d.close_time_s, decided.artifact, decided.bars_sha256, d.observation, json.dumps(d.raw),
+                 json.dumps(d.target), json.dumps(decided.guarded), decided.flatten, json.dumps(asdict(decided.limits))),
             )  # fmt: skip
+            self._put_risk(d.close_time_s, state)
             for i in intents:
                 db.execute(
                     "INSERT INTO intents VALUES (?, ?, ?, ?, ?)",
@@ -152,24 +176,59 @@ class Journal:
             for i, t, s, q, state in rows
         ]
 
-    def decision_at(self, close_time_s: int) -> tuple[str, Decision] | None:
-        """(artifact, decision) of one bar."""
-        row = self._connection.execute(
-            "SELECT close_time_s, artifact, observation_sha256, raw, target FROM decisions WHERE close_time_s = ?",
-            (close_time_s,),
-        ).fetchone()
-        return None if row is None else _decision(row)
-
-    def decisions(self) -> list[tuple[str, Decision]]:
+    def intents(self) -> list[Intent]:
+        """Every order there ever was, oldest first."""
         rows = self._connection.execute(
-            "SELECT close_time_s, artifact, observation_sha256, raw, target FROM decisions ORDER BY close_time_s"
+            "SELECT client_order_id, ticker, close_time_s, quantity, state FROM intents ORDER BY close_time_s, rowid"
         )
-        return [_decision(row) for row in rows]
+        return [
+            Intent(client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), state=state)
+            for i, t, s, q, state in rows
+        ]
 
-    def marks(self) -> list[tuple[int, Ledger, Decimal]]:
+    def decision_at(self, close_time_s: int) -> bool:
+        """Whether this bar was decided on."""
+        return (
+            self._connection.execute("SELECT 1 FROM decisions WHERE close_time_s = ?", (close_time_s,)).fetchone()
+            is not None
+        )
+
+    def last_decided(self) -> Decided | None:
+        row = self._connection.execute("SELECT * FROM decisions ORDER BY close_time_s DESC LIMIT 1").fetchone()
+        return None if row is None else _decided(row)
+
+    def decisions(self, *, since_s: int = 0) -> list[Decided]:
+        rows = self._connection.execute(
+            "SELECT * FROM decisions WHERE close_time_s >= ? ORDER BY close_time_s", (since_s,)
+        )
+        return [_decided(row) for row in rows]
+
+    def marks(self, *, since_s: int = 0) -> list[tuple[int, Ledger, Decimal]]:
         """(close time, account, equity) of every settled bar."""
-        rows = self._connection.execute("SELECT close_time_s, account, equity FROM marks ORDER BY close_time_s")
+        rows = self._connection.execute(
+            "SELECT close_time_s, account, equity FROM marks WHERE close_time_s >= ? ORDER BY close_time_s", (since_s,)
+        )
         return [(int(t), ledger_from(json.loads(a)), Decimal(e)) for t, a, e in rows]
+
+    def risk_states(self, *, since_s: int = 0) -> dict[int, risk.State]:
+        """Close time → the limits' state when everything about that bar was done."""
+        rows = self._connection.execute("SELECT close_time_s, state FROM risk WHERE close_time_s >= ?", (since_s,))
+        return {int(t): risk.state_from(json.loads(s)) for t, s in rows}
+
+    def rearms(self) -> set[tuple[int, bool]]:
+        """(close time, after the decision on that bar?) of every time an operator let a halted account go on."""
+        rows = self._connection.execute("SELECT close_time_s, after_decision FROM rearms")
+        return {(int(t), bool(after)) for t, after in rows}
+
+    def latencies(self, *, most: int) -> list[float]:
+        """Seconds from a bar at hand to its orders acknowledged, of the newest `most` decisions, oldest first."""
+        rows = self._connection.execute("SELECT seconds FROM latencies ORDER BY close_time_s DESC LIMIT ?", (most,))
+        return [float(s) for (s,) in rows][::-1]
+
+    def midnights(self) -> dict[int, float]:
+        """Close time → equity of the closes that end a UTC day."""
+        rows = self._connection.execute("SELECT close_time_s, equity FROM marks WHERE close_time_s % 86400 = 0")
+        return {int(t): float(e) for t, e in rows}
 
     def fills(self) -> list[Fill]:
         rows = self._connection.execute(
@@ -196,9 +255,27 @@ class Journal:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('halted', ?)", (reason,))
 
-    def rearm(self) -> None:
+    def told(self, number: int, *, operator: str | None = None, rearmed: risk.State | None = None) -> None:
+        """An operator's request, taken up once: another standing order, or the halt forgotten."""
         with self._transaction() as db:
-            db.execute("DELETE FROM meta WHERE key = 'halted'")
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('operator_number', ?)", (str(number),))
+            if operator is not None:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('operator', ?)", (operator,))
+            if rearmed is not None:
+                at_s = self.last_mark()[0]
+                (after,) = db.execute("SELECT COUNT(*) FROM decisions WHERE close_time_s = ?", (at_s,)).fetchone()
+                db.execute("DELETE FROM meta WHERE key = 'halted'")
+                db.execute("INSERT OR IGNORE INTO rearms VALUES (?, ?)", (at_s, after))
+                self._put_risk(at_s, rearmed)
+
+    def note_latency(self, close_time_s: int, seconds: float) -> None:
+        """Written down with the next bar: a number to look at is not worth a transaction."""
+        self._latencies.append((close_time_s, seconds))
+
+    def _put_risk(self, close_time_s: int, state: risk.State) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO risk VALUES (?, ?)", (close_time_s, json.dumps(risk.state_record(state)))
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -207,9 +284,7 @@ class Journal:
 
     def _insert_bars(self, bars: Bars) -> None:
         for k in range(bars.n_bars):
-            values = [getattr(bars, n)[k] for n in ("open", "high", "low", "close", "volume", "filled")]
-            data = np.stack([np.asarray(v, dtype="<f8") for v in values]).tobytes()
-            self._connection.execute("INSERT INTO bars VALUES (?, ?)", (int(bars.close_time_s[k]), data))
+            self._connection.execute("INSERT INTO bars VALUES (?, ?)", (int(bars.close_time_s[k]), encoded(bars, k)))
 
     def _insert_mark(self, close_time_s: int, account: Ledger, close: np.ndarray[Any, Any]) -> None:
         self._connection.execute(
@@ -274,8 +349,13 @@ def ledger_from(record: Mapping[str, Any]) -> Ledger:
     )  # fmt: skip
 
 
-def _decision(row: Sequence[Any]) -> tuple[str, Decision]:
-    return row[1], Decision(
-        close_time_s=int(row[0]), observation_sha256=row[2], raw=tuple(json.loads(row[3])),
-        target=tuple(json.loads(row[4])),
+def _decided(row: Sequence[Any]) -> Decided:
+    close_time_s, artifact, bars_sha256, observation, raw, target, guarded, flatten, limits = row
+    return Decided(
+        artifact=artifact, bars_sha256=bars_sha256, guarded=tuple(json.loads(guarded)), flatten=bool(flatten),
+        limits=risk.Limits(**json.loads(limits)),
+        decision=Decision(
+            close_time_s=int(close_time_s), observation=observation, raw=tuple(json.loads(raw)),
+            target=tuple(json.loads(target)),
+        ),
     )  # fmt: skip

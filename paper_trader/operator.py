@@ -1,20 +1,11 @@
 """What an operator asks of the paper account: lines in a file that the trader takes up between two bars, each once."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from daemon.child.clock import Clock
 from features.files import Lock, append_jsonl, read_jsonl
-
-
-class Command(StrEnum):
-    """pause: no decisions; flatten: sell everything, then none; resume: decide again; rearm: forget a halt."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    FLATTEN = "flatten"
-    REARM = "rearm"
+from paper_trader.session import Command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

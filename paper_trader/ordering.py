@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from features.bars import Bars
-from features.decision import Decision
-from features.ledger import Ledger
+from features.ledger import Fill, Ledger
+from paper_trader import risk
 from paper_trader.brokers.base import Broker
-from paper_trader.journal import Journal
+from paper_trader.journal import Decided, Journal
 from paper_trader.orders import intents
 
 ACCOUNT = "paper"
@@ -19,19 +19,24 @@ class OrderFlow:
     def __init__(self, *, journal: Journal, broker: Broker, crash_point: Callable[[str], None]) -> None:
         self._journal, self._broker, self._crash_point = journal, broker, crash_point
 
-    def settle(self, bar: Bars, account: Ledger) -> Ledger:
-        """Book the bar (one closed bar) and what filled since the one before; the account after it."""
+    def settle(self, bar: Bars, account: Ledger, *, limited: Callable[[Ledger, Sequence[Fill]], risk.State]) -> Ledger:
+        """Book the bar (one closed bar) and what filled since the one before; the account after it.
+
+        limited: the limits' state after the account and the fills it is given.
+        """
         executions = self._broker.executions(bar)
         self._crash_point("broker settled")
-        after = account.book([e.fill for e in executions]).marked(bar.close[0])
-        self._journal.settle(bar, executions, after)
+        fills = [e.fill for e in executions]
+        after = account.book(fills).marked(bar.close[0])
+        self._journal.settle(bar, executions, after, limited(after, fills))
         self._crash_point("bar settled")
         return after
 
-    def place(self, decision: Decision, artifact: str, orders: Sequence[tuple[str, Decimal]]) -> None:
+    def place(self, decided: Decided, state: risk.State, orders: Sequence[tuple[str, Decimal]]) -> None:
         """Write down the decision and every order it calls for, then send them."""
-        wanted = intents(orders, account=ACCOUNT, artifact=artifact, close_time_s=decision.close_time_s)
-        self._journal.decide(decision, artifact, wanted)
+        close_time_s = decided.decision.close_time_s
+        wanted = intents(orders, account=ACCOUNT, artifact=decided.artifact, close_time_s=close_time_s)
+        self._journal.decide(decided, state, wanted)
         self._crash_point("decided")
         self.send()
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from features.allocation import Limits as Caps
 from features.allocation import limit_weights
-from features.ledger import Fill, Ledger
+from features.ledger import Fill, Ledger, plan_orders
+from features.venue_rules import VenueRules
 
 Float = NDArray[np.float64]
 DAY_S, HOUR_S = 86_400, 3600
@@ -163,15 +164,15 @@ def alarm(limits: Limits, state: State, view: View) -> Event | None:
 
 
 def guard(limits: Limits, state: State, view: View, target: Float) -> Guarded:
-    """The policy's target (N,) as far as the limits allow. An operator's flatten passes even where a rule would halt."""
+    """The policy's target (N,) as far as the limits allow. An operator's flatten passes where the kill switch would not."""
     if not np.isfinite(target).all():
         event = Event(rule=Rule.NOT_FINITE, text=f"the target is {target.tolist()}")
         return Guarded(state=state, target=None, events=(event,))
-    flat = np.zeros_like(target)
+    reason, flat = alarm(limits, state, view), np.zeros_like(target)
+    if reason is not None and (reason.rule is Rule.NOT_FINITE or not view.flatten):
+        return Guarded(state=state, target=None, events=(reason,))
     if view.flatten:
         return Guarded(state=state, target=flat, events=())
-    if (reason := alarm(limits, state, view)) is not None:
-        return Guarded(state=state, target=None, events=(reason,))
     state, events = _portfolio(limits, state, view)
     if state.day_over or state.resting or events:
         return Guarded(state=state, target=flat, events=events)
@@ -189,7 +190,11 @@ def admit(
     limits: Limits, state: State, view: View, orders: Sequence[tuple[str, Decimal]]
 ) -> tuple[State, tuple[tuple[str, Decimal], ...], tuple[Event, ...]]:
     """Orders within the hourly number. Sales lower the risk: they are counted, never refused."""
-    left = max(0, limits.max_orders_per_hour - sum(n for _, n in state.sent)) if limits.max_orders_per_hour else len(orders)
+    left = (
+        max(0, limits.max_orders_per_hour - sum(n for _, n in state.sent))
+        if limits.max_orders_per_hour
+        else len(orders)
+    )
     sales = [o for o in orders if o[1] < 0]
     buys = [o for o in orders if o[1] >= 0]
     room = max(0, left - len(sales))
@@ -202,6 +207,27 @@ def admit(
     if not admitted:
         return state, admitted, events
     return replace(state, sent=(*state.sent, (view.close_time_s, len(admitted)))), admitted, events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What became of a decision. target and orders: None and () where trading must halt."""
+
+    state: State
+    target: tuple[float, ...] | None
+    orders: tuple[tuple[str, Decimal], ...]
+    events: tuple[Event, ...]
+
+
+def rule(limits: Limits, state: State, view: View, target: Sequence[float], rules: VenueRules) -> Ruling:
+    """From the policy's target (N,) to the orders that may be sent: the one path of trading, shadows and proof."""
+    done = guard(limits, state, view, np.array(target))
+    if done.target is None:
+        return Ruling(state=done.state, target=None, orders=(), events=done.events)
+    orders = plan_orders(view.account, done.target, view.close, rules)
+    state, orders, held_back = admit(limits, done.state, view, orders)
+    guarded = tuple(map(float, done.target))
+    return Ruling(state=state, target=guarded, orders=orders, events=(*done.events, *held_back))
 
 
 def state_record(state: State) -> dict[str, Any]:

@@ -172,7 +172,9 @@ class Shadows:
 
     def midnights(self, name: str) -> dict[int, float]:
         """Equity at the closes that end a UTC day."""
-        rows = self._db.execute("SELECT close_time_s, equity FROM equity WHERE name = ? AND close_time_s % 86400 = 0", (name,))
+        rows = self._db.execute(
+            "SELECT close_time_s, equity FROM equity WHERE name = ? AND close_time_s % 86400 = 0", (name,)
+        )
         return {int(t): float(e) for t, e in rows}
 
     def _after(self, shadow: Shadow, bar: Bars) -> Shadow:
@@ -229,7 +231,9 @@ class Shadows:
             now, mind = shadow, self._minds.get(shadow.name)
             for k in range(bars.index_of(shadow.settled_s) + 1, bars.n_bars):
                 if mind is not None:
-                    mind.block = _pushed(mind.window, [rows.slice(j, j + 1) for j in range(k - warm - stack + 1, k - warm + 1)])
+                    mind.block = _pushed(
+                        mind.window, [rows.slice(j, j + 1) for j in range(k - warm - stack + 1, k - warm + 1)]
+                    )
                 now = self._after(now, bars.slice(k, k + 1))
             self.accounts[shadow.name] = now
 
@@ -242,7 +246,9 @@ def _pushed(window: MarketWindow, rows: Sequence[FeatureRows]) -> NDArray[np.flo
 
 
 def _stored(db: sqlite3.Connection) -> list[Shadow]:
-    rows: list[Any] = db.execute("SELECT name, artifact, since_s, settled_s, account, orders, retired FROM shadows ORDER BY rowid").fetchall()
+    rows: list[Any] = db.execute(
+        "SELECT name, artifact, since_s, settled_s, account, orders, retired FROM shadows ORDER BY rowid"
+    ).fetchall()
     return [
         Shadow(
             name=n, artifact=a, since_s=since, settled_s=settled, account=ledger_from(json.loads(account)),

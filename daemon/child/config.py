@@ -106,8 +106,25 @@ class PaperConfig:
     replay_start_utc: str = ""
     replay_bars_per_s: float = 0.0
     start_without_champion: bool = True
-    max_drawdown_halt: float = 0.35
     stale_after_s: float = 5400.0
+    max_clock_offset_s: float = 5.0
+    challengers: int = 3
+    loss_alarm: float = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskConfig:
+    max_weight: float = 1.0
+    min_cash_reserve: float = 0.0
+    stop_loss: float = 0.0
+    trailing_stop: float = 0.0
+    take_profit: float = 0.0
+    portfolio_trailing_stop: float = 0.0
+    daily_loss: float = 0.2
+    max_drawdown: float = 0.35
+    min_hold_bars: int = 0
+    cooldown_bars: int = 24
+    max_orders_per_hour: int = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +206,7 @@ class Config:
     study: StudyConfig = field(default_factory=StudyConfig)
     promotion: PromotionConfig = field(default_factory=PromotionConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
+    risk: RiskConfig = field(default_factory=RiskConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     janitor: JanitorConfig = field(default_factory=JanitorConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
@@ -322,11 +340,19 @@ def _check(config: Config) -> None:
             "market.tickers must be distinct and at least one", hint=f"got {config.market.tickers}"
         )
     for name, share in (
-        ("data.holdout_share", config.data.holdout_share), ("paper.max_drawdown_halt", config.paper.max_drawdown_halt),
-        ("promotion.dsr_threshold", config.promotion.dsr_threshold),
+        ("data.holdout_share", config.data.holdout_share), ("promotion.dsr_threshold", config.promotion.dsr_threshold),
     ):  # fmt: skip
         if not 0 < share < 1:
             raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
+    risk = config.risk
+    for name in ("max_weight", "max_drawdown"):
+        if not 0 < getattr(risk, name) <= 1:
+            raise ConfigurationError(f"risk.{name} must lie above 0, at most 1 (off), got {getattr(risk, name)}")
+    for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
+        if not getattr(risk, name) < 1:
+            raise ConfigurationError(f"risk.{name} must be below 1 (0 is off), got {getattr(risk, name)}")
+    if not config.paper.loss_alarm < 1:
+        raise ConfigurationError(f"paper.loss_alarm must be below 1 (0 is off), got {config.paper.loss_alarm}")
     drawn = config.market.source == "simulated" and config.simulation.world == "bootstrap"
     if (config.market.source == "recorded" or drawn) and not config.market.recorded_path:
         raise ConfigurationError(

@@ -60,10 +60,10 @@ def test_with_every_limit_off_the_policys_target_passes_to_the_last_bit() -> Non
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(
-    raw=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3), cap=st.floats(0.05, 1.0), reserve=st.floats(0.0, 0.9)
-)
-def test_a_target_that_training_already_limited_is_not_limited_again(raw: list[float], cap: float, reserve: float) -> None:
+@given(raw=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3), cap=st.floats(0.05, 1.0), reserve=st.floats(0.0, 0.9))
+def test_a_target_that_training_already_limited_is_not_limited_again(
+    raw: list[float], cap: float, reserve: float
+) -> None:
     """The same cap and reserve in [allocation] and [risk]: the guard changes no bit, so nothing is applied twice."""
     limited = limit_weights(np.array(raw), Caps(min_cash_reserve=reserve, max_weight=cap, no_trade_band=0.0))
     state, book = holding_btc()
