@@ -17,7 +17,7 @@ from features.pipeline import FeatureRows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was seen and what was wanted at one close. observation: float32 bytes; target: (N,) asset weights, the rest is cash."""
+    """What was seen and wanted at one close. observation: float32 bytes; target: (N,) asset weights, the rest is cash."""
 
     close_time_s: int
     observation: bytes

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "positions": shown.positions, "orders": shown.orders,
         "pause": told(Command.PAUSE, f"no new decisions from now on; {soon}"),
         "resume": told(Command.RESUME, f"decisions again; {soon}"),
-        "flatten": told(Command.FLATTEN, f"everything is sold at the next open, then nothing bought until `resume trading`; {soon}"),
+        "flatten": told(Command.FLATTEN, f"everything is sold, then nothing bought until `resume trading`; {soon}"),
         "rearm": told(Command.REARM, f"the halt is forgotten, drawdowns count from here; {soon}"),
     }  # fmt: skip
     for name, function in performers.items():

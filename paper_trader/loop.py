@@ -33,7 +33,20 @@ from paper_trader.journal import Journal
 from paper_trader.operator import Requests
 from paper_trader.ordering import OrderFlow
 from paper_trader.session import (
-    BarSettled, Command, Decide, Event, Fault, Latch, NoBar, Phase, PolicyLoaded, Session, Standing, Told, Wait, step,
+    BarSettled,
+    Command,
+    Decide,
+    Event,
+    Fault,
+    Latch,
+    NoBar,
+    Phase,
+    PolicyLoaded,
+    Session,
+    Standing,
+    Told,
+    Wait,
+    step,
 )  # fmt: skip
 from paper_trader.shadows import EQUAL
 from paper_trader.status import status_record

@@ -147,18 +147,23 @@ def _bar(state: Session, event: BarSettled) -> tuple[Session, tuple[Effect, ...]
         return _halted(state, "the journal's account is not the broker's")
     if event.alarm and not state.flatten:  # an operator who sells everything is not stopped by what he reacts to
         return _halted(state, event.alarm)
-    if not event.age_s <= state.stale_after_s:
-        # booked, never traded on as if it were new
-        return _waiting(state, f"the newest bar is {event.age_s / 60.0:.0f} min old")
-    offset_s = event.clock_offset_s
-    if offset_s is not None and not abs(offset_s) <= state.max_clock_offset_s:
-        return _waiting(state, f"our clock is {offset_s:+.1f} s off the venue's")
+    if reason := _why_wait(state, event):
+        return _waiting(state, reason)
     state = replace(state, waiting="")
-    if not state.has_policy or state.operator is Standing.PAUSE:
-        return state, ()
-    if state.phase is Phase.HALTED and not state.flatten:
+    halted = state.phase is Phase.HALTED and not state.flatten
+    if halted or not state.has_policy or state.operator is Standing.PAUSE:
         return state, ()
     return state, (Decide(),)
+
+
+def _why_wait(state: Session, event: BarSettled) -> str:
+    """Such a bar is booked, never traded on as if it were new and certain. NaN waits too."""
+    if not event.age_s <= state.stale_after_s:
+        return f"the newest bar is {event.age_s / 60.0:.0f} min old"
+    offset_s = event.clock_offset_s
+    if offset_s is not None and not abs(offset_s) <= state.max_clock_offset_s:
+        return f"our clock is {offset_s:+.1f} s off the venue's"
+    return ""
 
 
 def _told(state: Session, command: Command) -> Session:

@@ -122,7 +122,7 @@ class Shadows:
 
         bars: all that the journal has. recent: the last stack_bars feature rows.
         """
-        wanted = {n: "" for n in (EQUAL, hold_name(self._spec.tickers), CASH)} | dict(roster)
+        wanted = dict.fromkeys((EQUAL, hold_name(self._spec.tickers), CASH), "") | dict(roster)
         for name in [n for n in self.accounts if n not in wanted]:
             self._retire(name)
         for name, artifact in wanted.items():

@@ -56,7 +56,7 @@ def positions(_: Config, arguments: argparse.Namespace) -> int:
         at_s, account = journal.last_mark()
         state, bars = journal.risk_states(since_s=at_s)[at_s], journal.bars()
     close, weights = bars.close[-1], account.weights(bars.close[-1])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, ticker in enumerate(account.tickers):
         position = state.positions[i]
         price, entry = float(close[i]), None if position is None else position.entry
@@ -118,11 +118,12 @@ def _journal(state_dir: Path) -> Iterator[Journal]:
 
 
 def _account_text(r: dict[str, Any]) -> str:
+    halted, waits = f": {r['reason']}" if r["reason"] else "", f", waits: {r['waiting']}" if r["waiting"] else ""
+    earned, lost = 100 * r["return_since_start"], 100 * r["drawdown"]
     lines = [
-        f"{r['state']}{': ' + r['reason'] if r['reason'] else ''}{', waits: ' + r['waiting'] if r['waiting'] else ''}",
-        f"equity {r['equity']:,.2f} ({100 * r['return_since_start']:+.2f} % since the start), cash {r['cash']:,.2f}, "
-        f"drawdown {100 * r['drawdown']:.1f} %, bar {r['last_close_utc']}",
-        f"{r['decisions']} decisions, {r['fills']} fills, {r['orders_open']} orders open, {r['mismatches']} mismatches",
+        f"{r['state']}{halted}{waits}",
+        f"equity {r['equity']:,.2f} ({earned:+.2f} % since the start), cash {r['cash']:,.2f}, drawdown {lost:.1f} %",
+        f"bar {r['last_close_utc']}: {r['decisions']} decisions, {r['fills']} fills, {r['mismatches']} mismatches",
     ]
     if r["latency_p50_s"] is not None:
         p50, p99 = 1000 * r["latency_p50_s"], 1000 * r["latency_p99_s"]

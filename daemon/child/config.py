@@ -242,6 +242,7 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
         sections[name] = _section(name, hints[name], values)
     config = Config(**sections)
     _check(config)
+    _check_limits(config)
     _check_order(config)
     return config
 
@@ -344,15 +345,6 @@ def _check(config: Config) -> None:
     ):  # fmt: skip
         if not 0 < share < 1:
             raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
-    risk = config.risk
-    for name in ("max_weight", "max_drawdown"):
-        if not 0 < getattr(risk, name) <= 1:
-            raise ConfigurationError(f"risk.{name} must lie above 0, at most 1 (off), got {getattr(risk, name)}")
-    for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
-        if not getattr(risk, name) < 1:
-            raise ConfigurationError(f"risk.{name} must be below 1 (0 is off), got {getattr(risk, name)}")
-    if not config.paper.loss_alarm < 1:
-        raise ConfigurationError(f"paper.loss_alarm must be below 1 (0 is off), got {config.paper.loss_alarm}")
     drawn = config.market.source == "simulated" and config.simulation.world == "bootstrap"
     if (config.market.source == "recorded" or drawn) and not config.market.recorded_path:
         raise ConfigurationError(
@@ -361,6 +353,17 @@ def _check(config: Config) -> None:
         )
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_limits(config: Config) -> None:
+    """Fractions that can be off: 1 for what is a ceiling, 0 for the others."""
+    risk, off_at_1, off_at_0 = config.risk, "above 0, at most 1 (off)", "below 1 (0 is off)"
+    shares = [(f"risk.{n}", getattr(risk, n), off_at_1) for n in ("max_weight", "max_drawdown")]
+    for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
+        shares.append((f"risk.{name}", getattr(risk, name), off_at_0))
+    for name, share, rule in (*shares, ("paper.loss_alarm", config.paper.loss_alarm, off_at_0)):
+        if not (0 < share <= 1 if rule is off_at_1 else share < 1):
+            raise ConfigurationError(f"{name} must be {rule}, got {share}")
 
 
 def _check_order(config: Config) -> None:

@@ -32,7 +32,7 @@ WIDTH = 8
 OFF = {"daily_loss": 0.0}  # a random policy may lose that much in a day
 
 
-def settings(risk: Mapping[str, Any] = {}, **paper: Any) -> Config:  # noqa: B006
+def settings(risk: Mapping[str, Any] = {}, **paper: Any) -> Config:
     return parse({
         "risk": {**OFF, **risk},
         "market": {"source": "simulated", "tickers": TICKERS},
