@@ -52,9 +52,9 @@ def kill_switch(limits: risk.Limits, costs: Costs, scratch: Path) -> Drill:
             return _failed(limits, before, "it fell to the end and nothing stopped it")
         if not before < limits.max_drawdown <= fired_at:
             return _failed(limits, fired_at, f"stopped at {fired_at:.1%}, the bar before stood at {before:.1%}")
-        if orders := _orders_after_restart(limits, costs, Path(place)):
-            return _failed(limits, fired_at, f"after the halt and a restart it ordered {orders}")
-    text = f"stopped at {fired_at:.1%}, one bar after {before:.1%}; nothing was ordered after a restart"
+        if decisions := _decisions_after_restart(limits, costs, Path(place)):
+            return _failed(limits, fired_at, f"after the halt and a restart it decided {decisions} times")
+    text = f"stopped at {fired_at:.1%}, one bar after {before:.1%}; nothing was decided after a restart"
     return Drill(passed=True, text=text, limit=limits.max_drawdown, drawdown=fired_at)
 
 
@@ -164,15 +164,14 @@ def _fall(limits: risk.Limits, costs: Costs, place: Path) -> tuple[float, float]
     return 0.0, before
 
 
-def _orders_after_restart(limits: risk.Limits, costs: Costs, place: Path) -> int:
-    """Orders that a new life sends while the price is back where it began."""
+def _decisions_after_restart(limits: risk.Limits, costs: Costs, place: Path) -> int:
+    """Decisions of a new life while the price is back where it began."""
     with contextlib.ExitStack() as books:
         desk = _Desk(risk.Limits(max_drawdown=limits.max_drawdown), costs, place, books)
-        orders = desk.journal.counts()["intents"]
-        done = desk.journal.counts()["marks"]
-        for k in range(done, done + 5):
+        before = desk.journal.counts()
+        for k in range(before["marks"], before["marks"] + 5):
             desk.walk(_bar(k, 100.0))
-        return desk.journal.counts()["intents"] - orders
+        return desk.journal.counts()["decisions"] - before["decisions"]
 
 
 def _bar(k: int, price: float) -> Bars:
