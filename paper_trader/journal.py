@@ -8,10 +8,10 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE bars (close_time_s INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -31,7 +31,8 @@ CREATE TABLE decisions (
     raw TEXT NOT NULL, target TEXT NOT NULL);
 CREATE TABLE intents (
     client_order_id TEXT PRIMARY KEY, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL, quantity TEXT NOT NULL,
-    state TEXT NOT NULL, UNIQUE (ticker, close_time_s));
+    sent_s REAL NOT NULL, expires_s REAL NOT NULL, state TEXT NOT NULL, order_id TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '', UNIQUE (ticker, close_time_s));
 CREATE TABLE fills (
     execution_id TEXT PRIMARY KEY, client_order_id TEXT NOT NULL, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL,
     quantity TEXT NOT NULL, price TEXT NOT NULL, fee_quote TEXT NOT NULL, fee_base TEXT NOT NULL);
@@ -41,22 +42,43 @@ CREATE TABLE marks (close_time_s INTEGER PRIMARY KEY, account TEXT NOT NULL, equ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An order that shall reach the broker once. quantity is signed base units; state INTENT, ACKED or CLOSED."""
+    """An order that shall reach the broker once. quantity is signed base units.
+
+    sent_s: when it was decided on, expires_s: from when on it is not sent any more (UTC epoch seconds).
+    state: see paper_trader.orders. order_id: the broker's own name for it, once known.
+    """
 
     client_order_id: str
     ticker: str
     close_time_s: int
     quantity: Decimal
+    sent_s: float
+    expires_s: float
     state: str = "INTENT"
+    order_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What became of one order."""
+
+    client_order_id: str
+    state: str
+    order_id: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """A fill with the broker's own id for it."""
+    """A fill with the broker's own id for it, and the order it belongs to."""
 
     execution_id: str
     client_order_id: str
     fill: Fill
+
+    def booked_at(self, close_time_s: int) -> Self:
+        """With the bar in which it is booked: a venue's fills carry moments of their own."""
+        return replace(self, fill=replace(self.fill, close_time_s=close_time_s))
 
 
 class Journal:
@@ -119,8 +141,11 @@ class Journal:
                     (execution.execution_id, execution.client_order_id, f.ticker, f.close_time_s, str(f.quantity),
                      str(f.price), str(f.fee_quote), str(f.fee_base)),
                 )  # fmt: skip
-            db.execute("UPDATE intents SET state = 'CLOSED' WHERE close_time_s < ?", (bar.last_close_s,))
+            db.execute(
+                "UPDATE intents SET state = 'CLOSED' WHERE state = 'ACKED' AND close_time_s < ?", (bar.last_close_s,)
+            )
             self._insert_mark(bar.last_close_s, account, bar.close[-1])
+            db.execute("DELETE FROM meta WHERE key = 'adopt'")
 
     def decide(self, decision: Decision, artifact: str, intents: Sequence[Intent]) -> None:
         """The decision and every order it calls for, before any of them is sent."""
@@ -132,25 +157,46 @@ class Journal:
             )  # fmt: skip
             for i in intents:
                 db.execute(
-                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?)",
-                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.state),
+                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
+                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.sent_s, i.expires_s, i.state),
                 )
 
-    def acknowledge(self, client_order_ids: Sequence[str]) -> None:
+    def note(self, notes: Sequence[Note]) -> None:
+        """What became of several orders, in one transaction."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE intents SET state = 'ACKED' WHERE client_order_id = ?", [(i,) for i in client_order_ids]
+                "UPDATE intents SET state = ?, order_id = ?, reason = ? WHERE client_order_id = ?",
+                [(n.state, n.order_id, n.reason, n.client_order_id) for n in notes],
             )
 
-    def unsent(self) -> list[Intent]:
-        """Orders whose sending was not confirmed: they are sent again under the same id."""
-        rows = self._connection.execute(
-            "SELECT client_order_id, ticker, close_time_s, quantity, state FROM intents WHERE state = 'INTENT' ORDER BY rowid"
-        )
+    def intents(self, *states: str, alive_at_s: float = 0.0) -> list[Intent]:
+        """Orders in one of these states that had not expired by `alive_at_s`, in the order in which they were written."""
+        marks = ", ".join("?" * len(states))
+        rows = self._connection.execute(  # the marks are ours, not the user's
+            "SELECT client_order_id, ticker, close_time_s, quantity, sent_s, expires_s, state, order_id FROM intents"  # noqa: S608
+            f" WHERE state IN ({marks}) AND expires_s > ? ORDER BY rowid", (*states, alive_at_s)
+        )  # fmt: skip
         return [
-            Intent(client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), state=state)
-            for i, t, s, q, state in rows
-        ]
+            Intent(
+                client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), sent_s=sent, expires_s=expires,
+                state=state, order_id=order_id,
+            )
+            for i, t, s, q, sent, expires, state, order_id in rows
+        ]  # fmt: skip
+
+    def intent_ids(self, *, since_s: int) -> set[str]:
+        """Client order ids of every order decided on since."""
+        rows = self._connection.execute("SELECT client_order_id FROM intents WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows}
+
+    def execution_ids(self, *, since_s: int) -> set[str]:
+        """Ids of every fill booked to a bar that closed since, and of those that are older than this journal."""
+        rows = self._connection.execute("SELECT execution_id FROM fills WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows} | set(json.loads(self.meta().get("older_fills", "[]")))
+
+    def adopting(self) -> bool:
+        """Whether an operator has said that a venue's account is right as it stands."""
+        return "adopt" in self.meta()
 
     def decision_at(self, close_time_s: int) -> tuple[str, Decision] | None:
         """(artifact, decision) of one bar."""
@@ -188,7 +234,7 @@ class Journal:
         tables = ("decisions", "intents", "fills", "marks")
         # the table names are ours, not the user's
         counted = {t: int(self._connection.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables}  # noqa: S608
-        open_orders = "SELECT COUNT(*) FROM intents WHERE state <> 'CLOSED'"
+        open_orders = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
         return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
 
     def halt(self, reason: str) -> None:
@@ -197,8 +243,12 @@ class Journal:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('halted', ?)", (reason,))
 
     def rearm(self) -> None:
+        """Clear a halt; of a venue's account this also says that it is right as it stands now."""
         with self._transaction() as db:
             db.execute("DELETE FROM meta WHERE key = 'halted'")
+            db.execute(
+                "INSERT OR IGNORE INTO meta SELECT 'adopt', 'yes' FROM meta WHERE key = 'broker' AND value <> 'simulated'"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -14,24 +14,26 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import Waiting, bar_source, costs, feature_spec, store_venue_rules, venue_rules
+from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
-from features.bars import Bars, epoch_s, utc_text
+from features.bars import Bars, utc_text
 from features.decision import Decider, MarketWindow
-from features.errors import ConfigurationError, DataError
+from features.errors import DataError
 from features.files import disk_full, write_atomic
 from features.ledger import Ledger, plan_orders
 from features.pipeline import FeatureRows, FeatureStream, compute
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
+from paper_trader.brokers import venue_broker
+from paper_trader.brokers.base import Broker, BrokerUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import Holding, load_holding
 from paper_trader.journal import Journal
+from paper_trader.opening import begin, require_same_account
 from paper_trader.ordering import OrderFlow
 from paper_trader.parity import Rederiver, difference
 from paper_trader.session import BarSettled, Decide, Event, Fault, Latch, Phase, PolicyLoaded, Session, step
 
-EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forgotten where history began
 PARITY_EVERY_BARS = 24
 STATUS_EVERY_S = 0.2
 POLL_S = 0.25
@@ -69,6 +71,11 @@ class Trader:
                     if self._wait_for_policy():
                         self._trade()
                     return
+            except BrokerUnavailable as error:
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                if not self._wait_for_broker(error.retry_after_s or OUTAGE_RETRY_S):
+                    return
+                continue
             except (OSError, sqlite3.Error) as error:
                 if not disk_full(error):
                     raise
@@ -85,6 +92,14 @@ class Trader:
             self.clock.sleep(1.0)
         return False
 
+    def _wait_for_broker(self, seconds: float) -> bool:
+        """False when a stop is asked for first. The books are closed meanwhile."""
+        try:
+            self._waiting.sleep(seconds)
+        except MarketUnavailable:
+            return False
+        return True
+
     # opening ---------------------------------------------------------------------------------------------------
 
     def _open_market(self) -> None:
@@ -100,18 +115,28 @@ class Trader:
         store_venue_rules(self.config, self._source, self.state_dir, self._waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = books.enter_context(contextlib.closing(Journal(self.state_dir / "paper" / "journal.db")))
+        venue = venue_broker(
+            self.config, now_s=self._waiting.now_s, beat=lambda: self._pulse("asking the broker"),
+            keys=broker_keys(self.config),
+        )  # fmt: skip
+        if venue is not None:
+            books.enter_context(contextlib.closing(venue))
+        if not self._journal.meta():
+            begin(self._journal, self.config, self._spec, self._source, self._costs, self._rules, venue)
+            self.crash_point("begun")
         meta = self._journal.meta()
-        if not meta:
-            meta = self._begin()
-        self._require_same_market(meta)
+        require_same_account(meta, self.config, self._spec, self._costs, self._rules)
         self._start_s = int(meta["start_s"])
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
-        broker = books.enter_context(contextlib.closing(SimulatedBroker(
+        broker: Broker = venue or books.enter_context(contextlib.closing(SimulatedBroker(
             self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
-        self._orders = OrderFlow(journal=self._journal, broker=broker, crash_point=self.crash_point)
+        self._orders = OrderFlow(
+            journal=self._journal, broker=broker, now_s=self._waiting.now_s, pause=self._waiting.sleep, log=self.log,
+            crash_point=self.crash_point,
+        )  # fmt: skip
         bars = self._journal.bars()
         self._stream = FeatureStream(self._spec, bars)
         self._recent = _last_rows(bars, self._spec.warmup_bars, self._spec.stack_bars, lambda b: compute(b, self._spec))
@@ -126,48 +151,9 @@ class Trader:
         )  # fmt: skip
         self._holding, self._window, self._pointer_stamp_ns = None, None, -1
         books.callback(lambda: self._write_status(force=True))
+        self._orders.open(self._account, bars)  # ready only when no order's fate is open and the books agree
+        self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
-
-    def _begin(self) -> dict[str, str]:
-        """A new journal: history up to the bar at which the account opens, and the opening account."""
-        timeframe_s, needed = self._spec.timeframe_s, self._spec.warmup_bars + EXTRA_HISTORY_BARS
-        if self._replay:
-            if not self.config.paper.replay_start_utc:
-                raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
-            start_s = epoch_s(self.config.paper.replay_start_utc)
-        else:
-            start_s = self._source.last_close_s()
-        history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
-        if history.n_bars and not self._replay:
-            # The newest bar has closed by the clock, which does not mean that the venue serves it yet.
-            start_s = history.last_close_s
-        if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
-            raise ConfigurationError(
-                f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "
-                f"{self._spec.warmup_bars + 1} are needed, the last of them closing then",
-                hint="choose a later paper.replay_start_utc, on the timeframe's grid, or give more history",
-            )
-        meta = {
-            "tickers": json.dumps(self._spec.tickers), "timeframe_s": str(timeframe_s), "start_s": str(start_s),
-            "fingerprint": self._spec.fingerprint, "source": self._source.name,
-            "costs": json.dumps(self._costs.to_dict()), "venue_rules": json.dumps(self._rules.to_dict()),
-        }  # fmt: skip
-        self._journal.begin(meta, history, Ledger.opened(self._spec.tickers, self.config.account.initial_cash))
-        self.crash_point("begun")
-        return meta
-
-    def _require_same_market(self, meta: dict[str, str]) -> None:
-        if meta["fingerprint"] != self._spec.fingerprint:
-            raise ConfigurationError(
-                "the paper journal was begun with another feature spec",
-                hint="keep market.tickers and [features] as they were, or move the paper/ directory away",
-            )
-        for name, now in (("costs", self._costs.to_dict()), ("venue_rules", self._rules.to_dict())):
-            if json.loads(meta[name]) != now:
-                raise ConfigurationError(
-                    f"the paper journal was begun with other {name}: {meta[name]}, now {json.dumps(now)}",
-                    hint="one account has one cost model; put it back, or move the paper/ directory away",
-                )
 
     # the loop --------------------------------------------------------------------------------------------------
 
@@ -189,17 +175,16 @@ class Trader:
         while not self.should_stop():
             began_s = self.clock.monotonic_s()
             try:
-                bars = self._next_bars()
+                self._orders.tick()
+                self._take(self._next_bars())
             except MarketUnavailable as error:  # nothing was lost: the bars are read when the market is back
                 self.log.warning("trader.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
                 self._wait(error.retry_after_s or OUTAGE_RETRY_S)
                 continue
-            for k in range(bars.n_bars):
-                self._load_policy()
-                # of several bars that closed meanwhile only the newest may be traded on
-                self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
-                if self.should_stop():
-                    return
+            except BrokerUnavailable as error:  # nothing was booked: the bar is read and settled when it is back
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
+                continue
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
@@ -207,6 +192,14 @@ class Trader:
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
                 self.clock.sleep(wait_s)
+
+    def _take(self, bars: Bars) -> None:
+        for k in range(bars.n_bars):
+            if self.should_stop():
+                return
+            self._load_policy()
+            # of several bars that closed meanwhile only the newest may be traded on
+            self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
 
     def _next_bars(self) -> Bars:
         """One bar in a replay; live, everything that has closed since the last one."""
@@ -225,12 +218,17 @@ class Trader:
         self._pulse(self._note())
         self._write_status()
 
+    def _halt_if_books_differ(self) -> None:
+        if text := self._orders.difference:
+            self._feed(Fault(reason=f"the journal's account is not the broker's: {text}"))
+
     def _decide_if_allowed(self, bar: Bars, market: NDArray[np.float32] | None, *, fresh: bool) -> None:
+        self._halt_if_books_differ()
         worth = float(self._account.equity(bar.close[0]))
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
             drawdown=1.0 - worth / float(self._account.peak), age_s=age_s if fresh else float("inf"),
-            account_agrees=self._orders.agree(self._account),
+            account_agrees=not self._orders.difference,
         )  # fmt: skip
         for effect in self._feed(event):
             if isinstance(effect, Decide) and market is not None:
@@ -253,15 +251,14 @@ class Trader:
                 self._feed(Fault(reason=f"parity: {text}"))
                 return
         orders = plan_orders(self._account, np.array(decision.target), bar.close[0], self._rules)
-        self._orders.place(decision, holding.artifact_id, orders)
+        self._orders.place(decision, holding.artifact_id, orders, self._account)
 
     def _finish_interrupted_bar(self) -> None:
-        """After a restart: send what was intended; decide on the newest bar if the crash came before that."""
-        self._orders.send()
+        """After a restart of a replay: decide on the newest bar if the crash came before that."""
         if not self._replay or self._journal.decision_at(self._settled_s) is not None:
             return
-        if not self._orders.agree(self._account):
-            return  # the broker has already settled the next bar; this one was never decided on, and is past
+        if self._orders.is_past(self._settled_s):
+            return  # this bar was never decided on, and the broker has settled the next one
         bars = self._journal.bars()
         self._decide_if_allowed(bars.slice(bars.n_bars - 1, bars.n_bars), self._market_now, fresh=True)
 

@@ -102,6 +102,8 @@ class PromotionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperConfig:
+    broker: Literal["simulated", "alpaca", "ccxt"] = "simulated"
+    broker_url: str = ""
     clock: Literal["live", "replay"] = "live"
     replay_start_utc: str = ""
     replay_bars_per_s: float = 0.0
@@ -333,8 +335,28 @@ def _check(config: Config) -> None:
             "market.recorded_path is empty",
             hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
         )
+    _check_broker(config)
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_broker(config: Config) -> None:
+    """A venue's account trades at the venue's own prices, lots and time."""
+    broker, market = config.paper.broker, config.market
+    if broker == "simulated":
+        return
+    if config.paper.clock != "live":
+        raise ConfigurationError("a replay has old prices, a venue's account has today's", hint='paper.clock = "live"')
+    if broker == "alpaca" and (market.source, market.quote) != ("alpaca", "USD"):
+        raise ConfigurationError(
+            f"paper.broker is alpaca, the bars are {market.source}'s in {market.quote}",
+            hint='set market.source = "alpaca" and market.quote = "USD"',
+        )
+    if broker == "ccxt" and (market.source, market.exchange) != ("ccxt", "binance"):
+        raise ConfigurationError(
+            "paper.broker ccxt trades on binance's sandbox alone: other venues are not told by a client's order id",
+            hint='set market.source = "ccxt" and market.exchange = "binance"',
+        )
 
 
 def _check_order(config: Config) -> None:
