@@ -30,7 +30,7 @@ from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import Holding, load_holding
 from paper_trader.journal import Journal
 from paper_trader.opening import begin, require_same_account
-from paper_trader.ordering import OrderFlow
+from paper_trader.ordering import OrderFlow, Sendings
 from paper_trader.parity import Rederiver, difference
 from paper_trader.session import BarSettled, Decide, Event, Fault, Latch, Phase, PolicyLoaded, Session, step
 
@@ -55,6 +55,7 @@ class Trader:
         self._market_now: NDArray[np.float32] | None = None
         self._pointer_stamp_ns = -1
         self._mismatches, self._status_due_s, self._pulses = 0, 0.0, 0
+        self._sendings = Sendings(born_s=clock.now_utc().timestamp())
         self._halt_due = ""  # a halt that the journal has not taken yet
 
     def run(self) -> None:
@@ -134,8 +135,8 @@ class Trader:
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
         self._orders = OrderFlow(
-            journal=self._journal, broker=broker, now_s=self._waiting.now_s, pause=self._waiting.sleep, log=self.log,
-            crash_point=self.crash_point,
+            journal=self._journal, broker=broker, sendings=self._sendings, now_s=self._waiting.now_s,
+            pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
         )  # fmt: skip
         bars = self._journal.bars()
         self._stream = FeatureStream(self._spec, bars)

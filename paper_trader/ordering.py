@@ -5,6 +5,7 @@ its id. A bar is settled only when no order's fate is open and the broker's book
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from structlog.typing import FilteringBoundLogger
@@ -25,6 +26,21 @@ DAY_S = 86_400
 POLL_S = 0.25
 
 
+@dataclass(slots=True)
+class Sendings:
+    """When this process gave each order to the network; kept when the books are closed and opened again.
+
+    born_s: what an earlier process sent, it sent before. UTC epoch seconds.
+    """
+
+    born_s: float
+    over_s: dict[str, float] = field(default_factory=dict)
+
+    def latest_s(self, intent: Intent) -> float:
+        """The latest moment at which the order may have been sent."""
+        return self.over_s.get(intent.client_order_id, max(intent.sent_s, self.born_s))
+
+
 class OrderFlow:
     """Between one journal and one broker. `crash_point` is called after every durable step; tests die there.
 
@@ -33,14 +49,12 @@ class OrderFlow:
     """
 
     def __init__(
-        self, *, journal: Journal, broker: Broker, now_s: Callable[[], float], pause: Callable[[float], None],
-        log: FilteringBoundLogger, crash_point: Callable[[str], None] = lambda _: None,
+        self, *, journal: Journal, broker: Broker, sendings: Sendings, now_s: Callable[[], float],
+        pause: Callable[[float], None], log: FilteringBoundLogger, crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._journal, self._broker, self._crash_point, self._log = journal, broker, crash_point, log
-        self._now_s, self._pause = now_s, pause
+        self._sendings, self._now_s, self._pause = sendings, now_s, pause
         self._not_before_s = self._resolve_due_s = 0.0
-        self._sent_s: dict[str, float] = {}  # when each sending of this life was over
-        self._born_s = now_s()  # an earlier life sent before
         self.difference = ""
 
     # orders ----------------------------------------------------------------------------------------------------
@@ -66,7 +80,7 @@ class OrderFlow:
         self._resolve_due_s = self._now_s() + RESOLVE_EVERY_S
         for intent in self._open_fates() + self._journal.intents("ABANDONED", alive_at_s=self._now_s() - WATCH_S):
             sight = self._broker.find(intent)
-            sent_s = self._sent_s.get(intent.client_order_id, max(intent.sent_s, self._born_s))
+            sent_s = self._sendings.latest_s(intent)
             match after_look(intent, sight, now_s=self._now_s(), sent_s=sent_s, late_s=late_s):
                 case Note() as note:
                     self._note([note])
@@ -89,7 +103,7 @@ class OrderFlow:
         for intent in wanted:
             self._crash_point("sending")
             outcome = self._broker.submit(intent)
-            self._sent_s[intent.client_order_id] = self._now_s()
+            self._sendings.over_s[intent.client_order_id] = self._now_s()
             self._crash_point("submitted")
             if isinstance(outcome, Deferred):
                 self._not_before_s = self._now_s() + outcome.retry_after_s
@@ -135,7 +149,7 @@ class OrderFlow:
         executions = self._compare(account, bar, closing=True)
         after = account.book([e.fill for e in executions]).marked(bar.close[0])
         self._journal.settle(bar, executions, after)
-        self._sent_s.clear()
+        self._sendings.over_s.clear()
         self._crash_point("bar settled")
         return after
 

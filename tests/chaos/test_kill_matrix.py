@@ -22,7 +22,7 @@ import pytest
 from exchange_account import OrderFault
 from kill_matrix import CELLS, CRASHES, SECONDS, Cell, play, played_seed
 from mounts import mounted
-from order_life import durable, plan
+from order_life import DURABLE, durable, plan
 from order_world import OPENED_S, VENUES, World, lives, violations
 
 pytestmark = pytest.mark.chaos
@@ -147,7 +147,7 @@ def test_power_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             lines = []
             for line in iter(process.stdout.readline, b""):
                 lines.append(line.decode())
-                if len(lines) >= wanted_lines:
+                if sum(x.startswith(DURABLE) for x in lines) >= wanted_lines:
                     time.sleep(float(rng.uniform(0.0, 0.03)))
                     break
             cut_power(place)
@@ -156,7 +156,7 @@ def test_power_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             lines += rest.decode().splitlines(keepends=True)
             boot(place)
             cuts += 1
-            whole = [x for x in lines if x.endswith("\n")]
+            whole = [x.removeprefix(DURABLE) for x in lines if x.startswith(DURABLE) and x.endswith("\n")]
             if whole:
                 before, after = whole[-1].split(), durable(state_dir / "journal.db").split()
                 lost += sum(int(a) < int(b) for a, b in zip(after, before, strict=True))

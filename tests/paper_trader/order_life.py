@@ -1,7 +1,7 @@
 """One life of the order flow as a process: `python order_life.py VENUE URL NOW_S STATE_DIR POINT PASSAGE [N_DECISIONS]`.
 
 It dies by SIGKILL at the given passage of the point ("none": it does not), and says on standard output what it has made
-durable: a line per step, "decisions fates marks", as they stand in the journal.
+durable: a line per step, "durable: decisions fates marks", as they stand in the journal.
 """
 
 import os
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from order_world import PLAN, VENUES, World
+
+DURABLE = "durable: "
 
 
 @dataclass
@@ -44,7 +46,7 @@ def main(venue: str, url: str, now_s: str, state_dir: str, point: str, passage: 
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         if name in ("decided", "acknowledged", "bar settled"):
-            os.write(1, (durable(journal) + "\n").encode())
+            os.write(1, f"{DURABLE}{durable(journal)}\n".encode())
 
     World(
         venue=remote, state_dir=Path(state_dir), open_broker=VENUES[venue][1], plan=plan(int(n)), crash_point=step

@@ -25,7 +25,7 @@ from paper_trader.brokers.alpaca import AlpacaBroker
 from paper_trader.brokers.base import Broker, BrokerUnavailable
 from paper_trader.brokers.binance import BinanceBroker
 from paper_trader.journal import Journal
-from paper_trader.ordering import OrderFlow
+from paper_trader.ordering import OrderFlow, Sendings
 
 BARS = truth_bars(40).slice(30, 38)
 OPENED_S = BARS.first_close_s
@@ -114,7 +114,8 @@ class World:
 
     def trade(self, journal: Journal, broker: Broker) -> None:
         flow = self.flow(
-            journal=journal, broker=broker, now_s=lambda: self.venue.now_s, pause=self.pause, log=get_logger(),
+            journal=journal, broker=broker, sendings=Sendings(born_s=self.venue.now_s),
+            now_s=lambda: self.venue.now_s, pause=self.pause, log=get_logger(),
             crash_point=self.point,
         )  # fmt: skip
         settled_s, held = journal.last_mark()

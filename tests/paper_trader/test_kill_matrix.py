@@ -71,7 +71,7 @@ class ForgetfulFlow(ordering.OrderFlow):
     def place(self, decision: Any, artifact: str, orders: Any, held: Any) -> None:
         now_s = self._now_s()
         wanted = ordering.intents(
-            orders, account="paper", artifact=str(self._born_s), close_time_s=decision.close_time_s, sent_s=now_s,
+            orders, account="paper", artifact=str(self._sendings.born_s), close_time_s=decision.close_time_s, sent_s=now_s,
             expires_s=now_s + 300.0,
         )  # fmt: skip
         for intent in wanted:
