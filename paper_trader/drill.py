@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from daemon.child.clock import Clock
+from daemon.child.logs import get_logger
 from features.bars import Bars
 from features.costs import Costs
 from features.decision import Decision
@@ -23,7 +24,7 @@ from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.journal import Decided, Journal
-from paper_trader.ordering import OrderFlow
+from paper_trader.ordering import OrderFlow, Sendings
 from paper_trader.session import BarSettled, Decide, Latch, Phase, PolicyLoaded, Session, step
 
 EVERY_S = 7 * 86_400.0
@@ -92,11 +93,14 @@ class _Desk:
         opening = Ledger.opened(_TICKERS, 10_000.0)
         self.journal = books.enter_context(contextlib.closing(Journal(place / "journal.db")))
         if not self.journal.meta():
-            begin = {"tickers": '["DRILL"]', "timeframe_s": str(_HOUR_S)}
+            begin = {"tickers": '["DRILL"]', "timeframe_s": str(_HOUR_S), "broker": "simulated"}
             self.journal.begin(begin, _bar(0, 100.0), opening)
         broker = SimulatedBroker(place / "broker.db", costs=costs, rules=self.rules, opening=opening, opened_s=_BEGIN_S)
         books.callback(broker.close)
-        self.flow = OrderFlow(journal=self.journal, broker=broker, crash_point=lambda _: None)
+        self.flow = OrderFlow(
+            journal=self.journal, broker=broker, sendings=Sendings(born_s=0.0), now_s=lambda: 0.0,
+            pause=lambda _: None, log=get_logger(),
+        )  # fmt: skip
         at_s, self.account = self.journal.last_mark()
         self.state = self.journal.risk_states(since_s=at_s)[at_s]
         halted = self.journal.meta().get("halted", "")
@@ -115,7 +119,7 @@ class _Desk:
         self.account = self.flow.settle(bar, self.account, limited=limited)
         alarm = risk.alarm(self.limits, self.state, self._view(bar, self.account))
         settled = BarSettled(
-            age_s=0.0, account_agrees=self.flow.agree(self.account), alarm="" if alarm is None else alarm.text
+            age_s=0.0, account_agrees=not self.flow.difference, alarm="" if alarm is None else alarm.text
         )
         self.session, effects = step(self.session, settled)
         for effect in effects:
@@ -139,7 +143,7 @@ class _Desk:
             artifact="drill", bars_sha256="", decision=decision, guarded=ruling.target or (), flatten=False,
             limits=self.limits,
         )  # fmt: skip
-        self.flow.place(decided, ruling.state, ruling.orders)
+        self.flow.place(decided, ruling.state, ruling.orders, self.account)
 
     def _view(self, bar: Bars, account: Ledger) -> risk.View:
         return risk.View(

@@ -8,10 +8,10 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,8 +23,10 @@ from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.bar_log import decoded, encoded
+from paper_trader.database import open_database, transaction
 
 SCHEMA = 2
+STATES = ("INTENT", "UNKNOWN", "ACKED", "REJECTED", "ABANDONED", "CLOSED")  # see paper_trader.orders
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE bars (close_time_s INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -36,7 +38,8 @@ CREATE TABLE rearms (close_time_s INTEGER, after_decision INTEGER, PRIMARY KEY (
 CREATE TABLE latencies (close_time_s INTEGER PRIMARY KEY, seconds REAL NOT NULL);
 CREATE TABLE intents (
     client_order_id TEXT PRIMARY KEY, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL, quantity TEXT NOT NULL,
-    state TEXT NOT NULL, UNIQUE (ticker, close_time_s));
+    sent_s REAL NOT NULL, expires_s REAL NOT NULL, state TEXT NOT NULL, order_id TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '', UNIQUE (ticker, close_time_s));
 CREATE TABLE fills (
     execution_id TEXT PRIMARY KEY, client_order_id TEXT NOT NULL, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL,
     quantity TEXT NOT NULL, price TEXT NOT NULL, fee_quote TEXT NOT NULL, fee_base TEXT NOT NULL);
@@ -46,22 +49,43 @@ CREATE TABLE marks (close_time_s INTEGER PRIMARY KEY, account TEXT NOT NULL, equ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An order that shall reach the broker once. quantity is signed base units; state INTENT, ACKED or CLOSED."""
+    """An order that shall reach the broker once. quantity is signed base units.
+
+    sent_s: when it was decided on, expires_s: from when on it is not sent any more (UTC epoch seconds).
+    state: see paper_trader.orders. order_id: the broker's own name for it, once known.
+    """
 
     client_order_id: str
     ticker: str
     close_time_s: int
     quantity: Decimal
+    sent_s: float
+    expires_s: float
     state: str = "INTENT"
+    order_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What became of one order."""
+
+    client_order_id: str
+    state: str
+    order_id: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """A fill with the broker's own id for it."""
+    """A fill with the broker's own id for it, and the order it belongs to."""
 
     execution_id: str
     client_order_id: str
     fill: Fill
+
+    def booked_at(self, close_time_s: int) -> Self:
+        """With the bar in which it is booked: a venue's fills carry moments of their own."""
+        return replace(self, fill=replace(self.fill, close_time_s=close_time_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +162,13 @@ class Journal:
                     (execution.execution_id, execution.client_order_id, f.ticker, f.close_time_s, str(f.quantity),
                      str(f.price), str(f.fee_quote), str(f.fee_base)),
                 )  # fmt: skip
-            db.execute("UPDATE intents SET state = 'CLOSED' WHERE close_time_s < ?", (bar.last_close_s,))
+            db.execute(
+                "UPDATE intents SET state = 'CLOSED' WHERE state = 'ACKED' AND close_time_s < ?", (bar.last_close_s,)
+            )
             self._insert_mark(bar.last_close_s, account, bar.close[-1])
             self._put_risk(bar.last_close_s, state)
             db.executemany("INSERT OR REPLACE INTO latencies VALUES (?, ?)", self._latencies)
+            db.execute("DELETE FROM meta WHERE key = 'adopt'")
         self._latencies = []
 
     def decide(self, decided: Decided, state: risk.State, intents: Sequence[Intent]) -> None:
@@ -156,35 +183,47 @@ class Journal:
             self._put_risk(d.close_time_s, state)
             for i in intents:
                 db.execute(
-                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?)",
-                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.state),
+                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
+                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.sent_s, i.expires_s, i.state),
                 )
 
-    def acknowledge(self, client_order_ids: Sequence[str]) -> None:
+    def note(self, notes: Sequence[Note]) -> None:
+        """What became of several orders, in one transaction."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE intents SET state = 'ACKED' WHERE client_order_id = ?", [(i,) for i in client_order_ids]
+                "UPDATE intents SET state = ?, order_id = ?, reason = ? WHERE client_order_id = ?",
+                [(n.state, n.order_id, n.reason, n.client_order_id) for n in notes],
             )
 
-    def unsent(self) -> list[Intent]:
-        """Orders whose sending was not confirmed: they are sent again under the same id."""
-        rows = self._connection.execute(
-            "SELECT client_order_id, ticker, close_time_s, quantity, state FROM intents WHERE state = 'INTENT' ORDER BY rowid"
-        )
+    def intents(self, *states: str, alive_at_s: float = 0.0) -> list[Intent]:
+        """Orders in one of these states (or in any) that had not expired by `alive_at_s`, in the order of writing."""
+        states = states or STATES
+        marks = ", ".join("?" * len(states))
+        rows = self._connection.execute(  # the marks are ours, not the user's
+            "SELECT client_order_id, ticker, close_time_s, quantity, sent_s, expires_s, state, order_id FROM intents"  # noqa: S608
+            f" WHERE state IN ({marks}) AND expires_s > ? ORDER BY rowid", (*states, alive_at_s)
+        )  # fmt: skip
         return [
-            Intent(client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), state=state)
-            for i, t, s, q, state in rows
-        ]
+            Intent(
+                client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), sent_s=sent, expires_s=expires,
+                state=state, order_id=order_id,
+            )
+            for i, t, s, q, sent, expires, state, order_id in rows
+        ]  # fmt: skip
 
-    def intents(self) -> list[Intent]:
-        """Every order there ever was, oldest first."""
-        rows = self._connection.execute(
-            "SELECT client_order_id, ticker, close_time_s, quantity, state FROM intents ORDER BY close_time_s, rowid"
-        )
-        return [
-            Intent(client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), state=state)
-            for i, t, s, q, state in rows
-        ]
+    def intent_ids(self, *, since_s: int) -> set[str]:
+        """Client order ids of every order decided on since."""
+        rows = self._connection.execute("SELECT client_order_id FROM intents WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows}
+
+    def execution_ids(self, *, since_s: int) -> set[str]:
+        """Ids of every fill booked to a bar that closed since, and of those that are older than this journal."""
+        rows = self._connection.execute("SELECT execution_id FROM fills WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows} | set(json.loads(self.meta().get("older_fills", "[]")))
+
+    def adopting(self) -> bool:
+        """Whether an operator has said that a venue's account is right as it stands."""
+        return "adopt" in self.meta()
 
     def decision_at(self, close_time_s: int) -> bool:
         """Whether this bar was decided on."""
@@ -247,7 +286,7 @@ class Journal:
         tables = ("decisions", "intents", "fills", "marks")
         # the table names are ours, not the user's
         counted = {t: int(self._connection.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables}  # noqa: S608
-        open_orders = "SELECT COUNT(*) FROM intents WHERE state <> 'CLOSED'"
+        open_orders = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
         return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
 
     def halt(self, reason: str) -> None:
@@ -265,6 +304,10 @@ class Journal:
                 at_s = self.last_mark()[0]
                 (after,) = db.execute("SELECT COUNT(*) FROM decisions WHERE close_time_s = ?", (at_s,)).fetchone()
                 db.execute("DELETE FROM meta WHERE key = 'halted'")
+                # of a venue's account this also says that it is right as it stands now
+                db.execute(
+                    "INSERT OR IGNORE INTO meta SELECT 'adopt', 'yes' FROM meta WHERE key = 'broker' AND value <> 'simulated'"
+                )
                 db.execute("INSERT OR IGNORE INTO rearms VALUES (?, ?)", (at_s, after))
                 self._put_risk(at_s, rearmed)
 
@@ -291,45 +334,6 @@ class Journal:
             "INSERT INTO marks VALUES (?, ?, ?)",
             (close_time_s, json.dumps(ledger_record(account)), str(account.equity(close))),
         )
-
-
-def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> sqlite3.Connection:
-    """Open, check and if need be create a database. DataError when it is damaged or of another schema."""
-    if read_only:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("PRAGMA busy_timeout = 5000")
-        return connection
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON",
-                   "wal_autocheckpoint = 256", "journal_size_limit = 1048576"):  # fmt: skip
-        connection.execute(f"PRAGMA {pragma}")
-    verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    if verdict != "ok":
-        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version == 0:
-        with transaction(connection) as db:
-            for statement in tables.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {schema}")
-    elif version != schema:
-        raise DataError(f"{path} has schema {version}, this program writes {schema}")
-    return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """BEGIN IMMEDIATE … COMMIT, rolled back on any exception."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLITE_FULL has already rolled back, unless it was the COMMIT that failed
-            connection.execute("ROLLBACK")
-        raise
 
 
 def ledger_record(account: Ledger) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
 import contextlib
-import json
 import shutil
 import sqlite3
 from collections import deque
@@ -14,15 +13,17 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import Waiting, bar_source, costs, feature_spec, store_venue_rules, venue_rules
+from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
-from features.bars import Bars, epoch_s, utc_text
-from features.errors import ConfigurationError, DataError
-from features.files import disk_full, write_atomic
+from features.bars import Bars, utc_text
+from features.errors import DataError
+from features.files import disk_full
 from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
 from paper_trader import risk
+from paper_trader.brokers import venue_broker
+from paper_trader.brokers.base import Broker, BrokerUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import load_holding
 from paper_trader.comparison import Comparison
@@ -30,8 +31,10 @@ from paper_trader.deciding import Deciding, ParityBroken
 from paper_trader.drill import is_due, kill_switch, recorded
 from paper_trader.drill import last as last_drill
 from paper_trader.journal import Journal
+from paper_trader.opening import begin, require_same_account
 from paper_trader.operator import Requests
-from paper_trader.ordering import OrderFlow
+from paper_trader.ordering import OrderFlow, Sendings
+from paper_trader.picture import Picture
 from paper_trader.session import (
     BarSettled,
     Command,
@@ -51,8 +54,6 @@ from paper_trader.session import (
 from paper_trader.shadows import EQUAL
 from paper_trader.status import status_record
 
-EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forgotten where history began
-STATUS_EVERY_S = 0.2
 POLL_S = 0.25
 OUTAGE_RETRY_S = 15.0
 CLOCK_EVERY_S = 600.0
@@ -73,7 +74,9 @@ class Trader:
         self._clock_offset_s: float | None = None
         self._clock_due_s, self._at_hand_s = 0.0, clock.monotonic_s()
         self._drill = last_drill(state_dir)
-        self._mismatches, self._status_due_s, self._pulses = 0, 0.0, 0
+        self._mismatches, self._pulses = 0, 0
+        self._picture = Picture(state_dir / "paper" / "status.json", clock)
+        self._sendings = Sendings(born_s=clock.now_utc().timestamp())
         self._halt_due = ""  # a halt that the journal has not taken yet
 
     def run(self) -> None:
@@ -90,6 +93,15 @@ class Trader:
                     if self._wait_for_policy():
                         self._trade()
                     return
+            except MarketUnavailable:
+                if self.should_stop():
+                    return
+                raise
+            except BrokerUnavailable as error:
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                if not self._wait_for_broker(error.retry_after_s or OUTAGE_RETRY_S):
+                    return
+                continue
             except (OSError, sqlite3.Error) as error:
                 if not disk_full(error):
                     raise
@@ -106,6 +118,14 @@ class Trader:
             self.clock.sleep(1.0)
         return False
 
+    def _wait_for_broker(self, seconds: float) -> bool:
+        """False when a stop is asked for first. The books are closed meanwhile."""
+        try:
+            self._waiting.sleep(seconds)
+        except MarketUnavailable:
+            return False
+        return True
+
     # opening ---------------------------------------------------------------------------------------------------
 
     def _open_market(self) -> None:
@@ -121,18 +141,28 @@ class Trader:
         store_venue_rules(self.config, self._source, self.state_dir, self._waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = books.enter_context(contextlib.closing(Journal(self.state_dir / "paper" / "journal.db")))
+        venue = venue_broker(
+            self.config, now_s=self._waiting.now_s, beat=lambda: self._pulse("asking the broker"),
+            keys=broker_keys(self.config),
+        )  # fmt: skip
+        if venue is not None:
+            books.enter_context(contextlib.closing(venue))
+        if not self._journal.meta():
+            begin(self._journal, self.config, self._spec, self._source, self._costs, self._rules, venue)
+            self.crash_point("begun")
         meta = self._journal.meta()
-        if not meta:
-            meta = self._begin()
-        self._require_same_market(meta)
+        require_same_account(meta, self.config, self._spec, self._costs, self._rules)
         self._start_s = int(meta["start_s"])
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
-        broker = books.enter_context(contextlib.closing(SimulatedBroker(
+        broker: Broker = venue or books.enter_context(contextlib.closing(SimulatedBroker(
             self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
-        self._orders = OrderFlow(journal=self._journal, broker=broker, crash_point=self.crash_point)
+        self._orders = OrderFlow(
+            journal=self._journal, broker=broker, sendings=self._sendings, now_s=self._waiting.now_s,
+            pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
+        )  # fmt: skip
         self._deciding = Deciding(
             journal=self._journal, artifacts=self.state_dir / "artifacts", spec=self._spec, rules=self._rules,
             limits=risk.Limits(**asdict(self.config.risk)),
@@ -155,48 +185,9 @@ class Trader:
         self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
         self._pointer_stamp_ns = -1
         books.callback(lambda: self._write_status(force=True))
+        self._orders.open(self._account, bars)  # ready only when no order's fate is open and the books agree
+        self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
-
-    def _begin(self) -> dict[str, str]:
-        """A new journal: history up to the bar at which the account opens, and the opening account."""
-        timeframe_s, needed = self._spec.timeframe_s, self._spec.warmup_bars + EXTRA_HISTORY_BARS
-        if self._replay:
-            if not self.config.paper.replay_start_utc:
-                raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
-            start_s = epoch_s(self.config.paper.replay_start_utc)
-        else:
-            start_s = self._source.last_close_s()
-        history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
-        if history.n_bars and not self._replay:
-            # The newest bar has closed by the clock, which does not mean that the venue serves it yet.
-            start_s = history.last_close_s
-        if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
-            raise ConfigurationError(
-                f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "
-                f"{self._spec.warmup_bars + 1} are needed, the last of them closing then",
-                hint="choose a later paper.replay_start_utc, on the timeframe's grid, or give more history",
-            )
-        meta = {
-            "tickers": json.dumps(self._spec.tickers), "timeframe_s": str(timeframe_s), "start_s": str(start_s),
-            "fingerprint": self._spec.fingerprint, "source": self._source.name,
-            "costs": json.dumps(self._costs.to_dict()), "venue_rules": json.dumps(self._rules.to_dict()),
-        }  # fmt: skip
-        self._journal.begin(meta, history, Ledger.opened(self._spec.tickers, self.config.account.initial_cash))
-        self.crash_point("begun")
-        return meta
-
-    def _require_same_market(self, meta: dict[str, str]) -> None:
-        if meta["fingerprint"] != self._spec.fingerprint:
-            raise ConfigurationError(
-                "the paper journal was begun with another feature spec",
-                hint="keep market.tickers and [features] as they were, or move the paper/ directory away",
-            )
-        for name, now in (("costs", self._costs.to_dict()), ("venue_rules", self._rules.to_dict())):
-            if json.loads(meta[name]) != now:
-                raise ConfigurationError(
-                    f"the paper journal was begun with other {name}: {meta[name]}, now {json.dumps(now)}",
-                    hint="one account has one cost model; put it back, or move the paper/ directory away",
-                )
 
     # the loop --------------------------------------------------------------------------------------------------
 
@@ -219,21 +210,17 @@ class Trader:
         while not self.should_stop():
             began_s = self.clock.monotonic_s()
             try:
-                bars = self._next_bars()
+                self._orders.tick()
                 self._ask_the_venues_clock(began_s)
+                self._take(self._next_bars())
             except MarketUnavailable as error:  # nothing was lost: the bars are read when the market is back
                 self.log.warning("trader.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
                 self._wait(error.retry_after_s or OUTAGE_RETRY_S)
                 continue
-            self._at_hand_s = self.clock.monotonic_s()
-            if bars.n_bars == 0 and not self._replay:
-                self._feed(NoBar(age_s=self.clock.now_utc().timestamp() - self._settled_s))
-            for k in range(bars.n_bars):
-                self._look_around()
-                # of several bars that closed meanwhile only the newest may be traded on
-                self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
-                if self.should_stop():
-                    return
+            except BrokerUnavailable as error:  # nothing was booked: the bar is read and settled when it is back
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
+                continue
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
@@ -242,6 +229,17 @@ class Trader:
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
                 self.clock.sleep(wait_s)
+
+    def _take(self, bars: Bars) -> None:
+        self._at_hand_s = self.clock.monotonic_s()
+        if bars.n_bars == 0 and not self._replay:
+            self._feed(NoBar(age_s=self.clock.now_utc().timestamp() - self._settled_s))
+        for k in range(bars.n_bars):
+            if self.should_stop():
+                return
+            self._look_around()
+            # of several bars that closed meanwhile only the newest may be traded on
+            self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
 
     def _next_bars(self) -> Bars:
         """One bar in a replay; live, everything that has closed since the last one."""
@@ -266,10 +264,15 @@ class Trader:
         self._pulse(self._note())
         self._write_status()
 
+    def _halt_if_books_differ(self) -> None:
+        if text := self._orders.difference:
+            self._feed(Fault(reason=f"the journal's account is not the broker's: {text}"))
+
     def _decide_if_allowed(self, bar: Bars, *, fresh: bool) -> None:
+        self._halt_if_books_differ()
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
-            age_s=age_s if fresh else float("inf"), account_agrees=self._orders.agree(self._account),
+            age_s=age_s if fresh else float("inf"), account_agrees=not self._orders.difference,
             alarm=self._deciding.alarm(bar, self._account), clock_offset_s=self._clock_offset_s,
         )  # fmt: skip
         for effect in self._feed(event):
@@ -285,18 +288,17 @@ class Trader:
             return
         for event in ruling.events:
             self.log.warning("trader.limited", rule=str(event.rule), ticker=event.ticker, reason=event.text)
-        self._orders.place(decided, ruling.state, ruling.orders)
+        self._orders.place(decided, ruling.state, ruling.orders, self._account)
         took_s = self.clock.monotonic_s() - self._at_hand_s
         self._latencies.append(took_s)
         self._journal.note_latency(bar.last_close_s, took_s)
 
     def _finish_interrupted_bar(self) -> None:
-        """After a restart: send what was intended; decide on the newest bar if the crash came before that."""
-        self._orders.send()
+        """After a restart of a replay: decide on the newest bar if the crash came before that."""
         if not self._replay or self._journal.decision_at(self._settled_s):
             return
-        if not self._orders.agree(self._account):
-            return  # the broker has already settled the next bar; this one was never decided on, and is past
+        if self._orders.is_past(self._settled_s):
+            return  # this bar was never decided on, and the broker has settled the next one
         self._decide_if_allowed(self._newest, fresh=True)
 
     # helpers ---------------------------------------------------------------------------------------------------
@@ -378,25 +380,18 @@ class Trader:
         return f"{utc_text(self._settled_s)} equity {self._worth():.2f}{halted}"
 
     def _write_status(self, *, force: bool = False) -> None:
-        now_s = self.clock.monotonic_s()
-        if not force and now_s < self._status_due_s:
-            return
-        self._status_due_s = now_s + STATUS_EVERY_S
-        close = self._newest.close[0]
+        self._picture.write(self._record, force=force)
+
+    def _record(self) -> dict[str, Any]:
+        close, started_with = self._newest.close[0], self.config.account.initial_cash
+        total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
         record = status_record(
             session=self._session, account=self._account, close=close, settled_s=self._settled_s,
             holding=self._deciding.holding, risk_state=self._deciding.state, counts=self._journal.counts(),
             latencies_s=self._latencies, drill=self._drill,
         )  # fmt: skip
-        total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
-        started_with = self.config.account.initial_cash
-        record |= {
+        return record | {
             **self._comparison.shown(close), "mismatches": self._mismatches, "processed_bars": self._processed,
             "total_bars": total, "started_with": started_with, "return_since_start": self._worth() / started_with - 1.0,
             "clock_offset_s": self._clock_offset_s,
         }  # fmt: skip
-        try:
-            write_atomic(self.state_dir / "paper" / "status.json", json.dumps(record).encode())
-        except OSError as error:  # a picture for others: the journal is what counts, and it is asked next
-            if not disk_full(error):
-                raise

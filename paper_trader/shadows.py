@@ -28,7 +28,8 @@ from features.ledger import Ledger, plan_orders, simulate_fills
 from features.pipeline import FeatureRows, compute
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
-from paper_trader.journal import ledger_from, ledger_record, open_database, transaction
+from paper_trader.database import open_database, transaction
+from paper_trader.journal import ledger_from, ledger_record
 
 SCHEMA, DAY_S = 1, 86_400
 EQUAL, CASH = "1/N daily", "cash"

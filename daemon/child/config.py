@@ -1,15 +1,15 @@
 """The configuration as frozen records: every key has a type, unknown keys are errors that name the nearest known one."""
 
-import difflib
 import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
 
 
@@ -102,6 +102,8 @@ class PromotionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperConfig:
+    broker: Literal["simulated", "alpaca", "ccxt"] = "simulated"
+    broker_url: str = ""
     clock: Literal["live", "replay"] = "live"
     replay_start_utc: str = ""
     replay_bars_per_s: float = 0.0
@@ -238,8 +240,8 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
     hints = get_type_hints(Config)
     for name, values in record.items():
         if name not in known:
-            raise ConfigurationError(f"unknown section [{name}]", hint=_nearest(name, known))
-        sections[name] = _section(name, hints[name], values)
+            raise ConfigurationError(f"unknown section [{name}]", hint=nearest(name, known))
+        sections[name] = record_of(name, hints[name], values)
     config = Config(**sections)
     _check(config)
     _check_limits(config)
@@ -282,38 +284,6 @@ def _split(override: str) -> tuple[str, str, Any]:
     return section, key, value
 
 
-def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
-    assert is_dataclass(kind)
-    types = get_type_hints(kind)
-    made = {}
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigurationError(f"unknown key {name}.{key}", hint=_nearest(key, types))
-        made[key] = _typed(f"{name}.{key}", types[key], value)
-    return kind(**made)  # type: ignore[operator]
-
-
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigurationError(f"{name} is {value!r}", hint=f"choose one of {', '.join(get_args(kind))}")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise ConfigurationError(f"{name} must be a list of texts, got {value!r}")
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigurationError(f"{name} must be of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
 def _check(config: Config) -> None:
     """Ranges and combinations that no type can express."""
     for section in fields(config):
@@ -351,6 +321,7 @@ def _check(config: Config) -> None:
             "market.recorded_path is empty",
             hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
         )
+    _check_broker(config)
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
 
@@ -364,6 +335,25 @@ def _check_limits(config: Config) -> None:
     for name, share, rule in (*shares, ("paper.loss_alarm", config.paper.loss_alarm, off_at_0)):
         if not (0 < share <= 1 if rule is off_at_1 else share < 1):
             raise ConfigurationError(f"{name} must be {rule}, got {share}")
+
+
+def _check_broker(config: Config) -> None:
+    """A venue's account trades at the venue's own prices, lots and time."""
+    broker, market = config.paper.broker, config.market
+    if broker == "simulated":
+        return
+    if config.paper.clock != "live":
+        raise ConfigurationError("a replay has old prices, a venue's account has today's", hint='paper.clock = "live"')
+    if broker == "alpaca" and (market.source, market.quote) != ("alpaca", "USD"):
+        raise ConfigurationError(
+            f"paper.broker is alpaca, the bars are {market.source}'s in {market.quote}",
+            hint='set market.source = "alpaca" and market.quote = "USD"',
+        )
+    if broker == "ccxt" and (market.source, market.exchange) != ("ccxt", "binance"):
+        raise ConfigurationError(
+            "paper.broker ccxt trades on binance's sandbox alone: other venues are not told by a client's order id",
+            hint='set market.source = "ccxt" and market.exchange = "binance"',
+        )
 
 
 def _check_order(config: Config) -> None:

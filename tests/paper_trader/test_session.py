@@ -44,7 +44,9 @@ def test_a_fresh_bar_is_decided_on_only_when_there_is_a_policy() -> None:
         (replace(FRESH, clock_offset_s=float("nan")), "off"),
     ],
 )
-def test_an_old_bar_or_a_clock_that_is_off_is_waited_out_said_once_and_over_by_itself(bar: BarSettled, words: str) -> None:
+def test_an_old_bar_or_a_clock_that_is_off_is_waited_out_said_once_and_over_by_itself(
+    bar: BarSettled, words: str
+) -> None:
     state, effects = step(trading(), bar)
     assert isinstance(effects[0], Wait) and len(effects) == 1 and words in state.waiting
     assert step(state, bar)[1] == ()

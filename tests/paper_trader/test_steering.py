@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,13 @@ def test_flatten_sells_everything_and_stays_out_even_when_the_trader_dies_in_bet
 def test_a_halted_account_is_flattened_and_rearmed_while_the_trader_runs(tmp_path: Path) -> None:
     config = opened(tmp_path, risk={"max_drawdown": 0.01})
     hook = at_bar(120, lambda: say(tmp_path, Command.FLATTEN))
-    trader(config, tmp_path, crash_point=at_bar(150, lambda: say(tmp_path, Command.RESUME, Command.REARM), then=hook)).run()
+    trader(
+        config, tmp_path, crash_point=at_bar(150, lambda: say(tmp_path, Command.RESUME, Command.REARM), then=hook)
+    ).run()
     journal = proved(tmp_path)
     assert len(journal.rearms()) == 1
     decided = [d.decision.close_time_s for d in journal.decisions()]
-    assert max(b - a for a, b in zip(decided, decided[1:], strict=False)) > 3600 * DAY  # it was halted for days
+    assert max(b - a for a, b in pairwise(decided)) > 3600 * DAY  # it was halted for days
     assert journal.decisions()[-1].flatten is False  # and went on
     journal.close()
 
