@@ -171,19 +171,27 @@ def bars_from_candles(candles: pd.DataFrame, *, tickers: Sequence[str], timefram
     opened_s = (chosen["time"].dt.tz_convert("UTC").dt.as_unit("s").astype("int64")).to_numpy()
     if (opened_s % timeframe_s).any():
         raise DataError(f"a candle opens off the {timeframe_s} s grid", hint="check market.timeframe_s")
-    table = chosen.assign(close_time_s=opened_s + timeframe_s)
-    if table.duplicated(["close_time_s", "ticker"]).any():
-        twice = table[table.duplicated(["close_time_s", "ticker"])].iloc[0]
-        raise DataError(f"two candles for {twice['ticker']} closing at {utc_text(int(twice['close_time_s']))}")
-    wide = table.pivot_table(index="close_time_s", columns="ticker", values=[*PRICE_COLUMNS, "volume"], aggfunc="first")
-    start = int(table.groupby("ticker")["close_time_s"].min().max())
-    first, last = int(table["close_time_s"].min()), int(table["close_time_s"].max())
+    values = chosen[[*PRICE_COLUMNS, "volume"]].to_numpy(float)
+    of = [np.flatnonzero(chosen["ticker"].to_numpy() == ticker) for ticker in tickers]
+    parts = [(opened_s[rows] + timeframe_s, values[rows]) for rows in of]
+    return bars_on_grid(parts, tickers=tickers, timeframe_s=timeframe_s)
+
+
+def bars_on_grid(
+    parts: Sequence[tuple[NDArray[np.int64], Float]], *, tickers: Sequence[str], timeframe_s: int
+) -> Bars:  # fmt: skip
+    """As `bars_from_candles`, from what each ticker has: its close times on the grid and (T, 5) open … volume."""
+    first, last = min(int(times.min()) for times, _ in parts), max(int(times.max()) for times, _ in parts)
     grid = np.arange(first, last + 1, timeframe_s, dtype=np.int64)
-    raw: dict[str, Float] = {
-        name: pd.DataFrame(wide[name]).reindex(index=grid, columns=list(tickers)).to_numpy(float)
-        for name in (*PRICE_COLUMNS, "volume")
-    }
-    return _filled_forward(raw, grid, tuple(tickers), timeframe_s, skip=(start - first) // timeframe_s)
+    raw = np.full((len(PRICE_COLUMNS) + 1, len(grid), len(parts)), np.nan)
+    for i, (times, values) in enumerate(parts):
+        rows = (times - first) // timeframe_s
+        if (twice := np.bincount(rows) > 1).any():
+            raise DataError(f"two candles for {tickers[i]} closing at {utc_text(int(grid[np.argmax(twice)]))}")
+        raw[:, rows, i] = values.T
+    start = max(int(times.min()) for times, _ in parts)
+    named = dict(zip((*PRICE_COLUMNS, "volume"), raw, strict=True))
+    return _filled_forward(named, grid, tuple(tickers), timeframe_s, skip=(start - first) // timeframe_s)
 
 
 def candles_from_bars(bars: Bars) -> pd.DataFrame:

@@ -86,9 +86,9 @@ class OrderFlow:
             sent_s = self._sendings.latest_s(intent)
             match after_look(intent, sight, now_s=self._now_s(), sent_s=sent_s, late_s=late_s):
                 case Note() as note:
-                    self._note([note])
+                    self._keep([note])
                 case CancelLate(note=note):
-                    self._note([note])
+                    self._keep([note])
                     self._broker.cancel(intent)
                 case Resend() if self._now_s() >= self._not_before_s:
                     self._send([intent])
@@ -112,7 +112,7 @@ class OrderFlow:
                 self._not_before_s = self._now_s() + outcome.retry_after_s
             notes.append(after_post(intent, outcome))
         if notes:
-            self._note(notes)
+            self._keep(notes)
             self._crash_point("acknowledged")
 
     def _await(self, sent: Sequence[Intent]) -> None:
@@ -125,7 +125,7 @@ class OrderFlow:
         except BrokerUnavailable:
             return  # then the buys are sent all the same; too little cash is a rejection
 
-    def _note(self, notes: Sequence[Note]) -> None:
+    def _keep(self, notes: Sequence[Note]) -> None:
         self._journal.note(notes)
         for note in notes:
             if note.state in ("UNKNOWN", "REJECTED", "ABANDONED"):
@@ -176,7 +176,7 @@ class OrderFlow:
 
         closing: orders are good for one bar; what has not filled now that it closes shall not fill later.
         """
-        until_s = self._now_s() + self._broker.traits.settles_s
+        until_s, pause_s = self._now_s() + self._broker.traits.settles_s, POLL_S
         while True:
             verdict = self._look_at_books(account, bars) if not closing or self._nothing_open() else None
             if isinstance(verdict, Agreed):
@@ -184,7 +184,8 @@ class OrderFlow:
                 return verdict.executions
             if self._now_s() >= until_s:
                 break
-            self._pause(POLL_S)
+            self._pause(pause_s)
+            pause_s *= 2  # each look is several requests, and a venue counts them
         if verdict is None:
             raise BrokerUnavailable("orders of the bar before are still open", retry_after_s=RESOLVE_EVERY_S)
         self.difference = verdict.text

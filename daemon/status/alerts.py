@@ -24,9 +24,8 @@ def _children(status: Status) -> Iterator[Alert]:
         elif c.state == "unkillable":
             yield Alert(level="fail", text=f"{c.name} does not die of SIGKILL", remedy="look at the kernel log; reboot")
         elif c.state == "backoff":
-            yield Alert(
-                level="warn", text=f"{c.name} keeps dying ({c.last_exit})", remedy=f"cappuccinoctl logs {c.name}"
-            )
+            how = "keeps dying" if c.failures > 1 else "died and starts again"
+            yield Alert(level="warn", text=f"{c.name} {how} ({c.last_exit})", remedy=f"cappuccinoctl logs {c.name}")
         elif c.flapping:
             yield Alert(level="warn", text=f"{c.name} is flapping", remedy=f"cappuccinoctl logs {c.name}")
 

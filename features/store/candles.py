@@ -6,6 +6,7 @@ A stored candle is true: an exchange said it. Missing ones are not stored, they 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
@@ -224,6 +225,7 @@ def months_of(after_s: int, until_s: int, *, timeframe_s: int) -> tuple[str, ...
     return tuple(str(month) for month in np.arange(first, last + 1))
 
 
+@lru_cache(maxsize=4096)
 def month_span(month: str, *, timeframe_s: int) -> tuple[int, int]:
     """(after_s, until_s) of the candles that close in the month, on the timeframe's grid."""
     start = np.datetime64(month, "M")

@@ -63,7 +63,8 @@ class Shelf:
 
     def oldest(self, *, after_s: int, as_of: int | None = None) -> Candles:
         """The first candle that closes after the time, or none: what proves that a gap has ended."""
-        found = self._first_found(self.months(), after_s=after_s, until_s=1 << 62, as_of=as_of)
+        end_s = max((stop_s for _, stop_s in self.answered().spans), default=after_s)
+        found = self._first_found(self.months(), after_s=after_s, until_s=end_s, as_of=as_of)
         return found.take(slice(0, 1))
 
     def months(self) -> tuple[str, ...]:

@@ -18,9 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
-
-from features.bars import Bars, bars_from_candles, empty_bars
+from features.bars import Bars, bars_on_grid, empty_bars
 from features.errors import DataError
 from features.files import append_jsonl, held, sync_directory, write_atomic
 from features.store.candles import Candles, Revision, month_span, months_of, timeframe_of, timeframe_text
@@ -70,17 +68,16 @@ class CandleStore:
         stop_s = min((end for end in ends if end is not None), default=after_s)
         if None in ends or stop_s <= after_s:
             return empty_bars(tuple(pairs), timeframe_s)
-        tables = []
+        parts = []
         for ticker, shelf in shelves.items():
             seen = None if as_of is None else as_of[ticker]
             lead, close = shelf.newest(until_s=after_s, as_of=seen), shelf.oldest(after_s=stop_s, as_of=seen)
             inside = shelf.candles(after_s=after_s, until_s=stop_s, as_of=seen)
             whole = Candles.joined([lead, inside, close], timeframe_s=timeframe_s)
-            tables.append(whole.source_frame(ticker))
-        if any(table.empty for table in tables):
+            parts.append((whole.close_time_s, whole.ohlcv))
+        if not all(len(times) for times, _ in parts):
             return empty_bars(tuple(pairs), timeframe_s)
-        candles = pd.concat(tables, ignore_index=True)
-        return bars_from_candles(candles, tickers=tuple(pairs), timeframe_s=timeframe_s).between(after_s, stop_s)
+        return bars_on_grid(parts, tickers=tuple(pairs), timeframe_s=timeframe_s).between(after_s, stop_s)
 
     def venue_rules(self, venue: str, quote: str) -> VenueRules | None:
         """The stored rules of the venue's pairs in `quote`; None before anybody has read them."""

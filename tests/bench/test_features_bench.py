@@ -152,12 +152,16 @@ def test_a_restarted_stream_is_there_soon(tmp_path_factory: pytest.TempPathFacto
     def read(after_s: int) -> Bars:
         return store.bars("venue", HOUR_S, pairs, after_s=after_s, until_s=span[1])
 
+    def restart(after_s: int) -> None:
+        FeatureStream(spec, read(after_s))
+
     report(
         "restart of the stationary stream of 7 tickers",
         [
             (f"FeatureStream on {N_BARS} bars", repeated(lambda: FeatureStream(spec, bars), 20)),
-            ("candle store: read the last 31 days", repeated(lambda: read(span[1] - month), 10)),
-            (f"candle store: read all {N_BARS} bars", repeated(lambda: read(span[0]), 3)),
+            ("candle store: read the last 31 days", repeated(lambda: read(span[1] - month), 20)),
+            ("candle store: read 31 days, FeatureStream", repeated(lambda: restart(span[1] - month), 20)),
+            (f"candle store: read all {N_BARS} bars, FeatureStream", repeated(lambda: restart(span[0]), 5)),
         ],
         unit="ms",
     )

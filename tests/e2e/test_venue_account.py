@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import ccxt
 import pytest
 from alpaca_like import KEYS, AlpacaLike
 from binance_like import BinanceLike
@@ -52,6 +53,7 @@ class VenueClock(ManualClock):
 @pytest.fixture(params=["alpaca", "binance"])
 def venue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(AlpacaStream, "start", lambda _: None)  # a hint about bars; this venue has no stream
+    monkeypatch.setattr(ccxt.Exchange, "throttle", lambda *_: None)  # the venue is ours; its pacing is real time
     truth = truth_bars(NOW + BARS + 30)
     closes = {t: Decimal(repr(round(float(c), 2))) for t, c in zip(TICKERS, truth.close[NOW], strict=True)}
     account = ExchangeAccount(

@@ -21,7 +21,7 @@ from trainer.evaluate import Run, pooled, run_policy
 from trainer.gates import Comparison
 from trainer.holdout import holdout_ledger
 from trainer.ledger import TrialLedger
-from trainer.policy import Actor
+from trainer.policy import PerAssetPolicy, Sight
 from trainer.promote import Judge
 from trainer.study import trial_dir
 
@@ -43,7 +43,7 @@ def dataset(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Dataset
 
 def policy(dataset: Dataset, config: Config, state_dir: Path, seed: int) -> PolicyArtifact:
     torch.manual_seed(seed)
-    actor = Actor(Layout.of(dataset.spec), 16, -0.5)
+    actor = PerAssetPolicy(Sight(layout=Layout.of(dataset.spec)), 16)
     with torch.no_grad():
         for p in actor.parameters():
             p.add_(0.5 * torch.randn_like(p))
