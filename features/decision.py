@@ -17,12 +17,16 @@ from features.pipeline import FeatureRows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was seen and what was wanted at one close. target: (N,) asset weights, the rest is cash."""
+    """What was seen and wanted at one close. observation: float32 bytes; target: (N,) asset weights, the rest is cash."""
 
     close_time_s: int
-    observation_sha256: str
+    observation: bytes
     raw: tuple[float, ...]
     target: tuple[float, ...]
+
+    @property
+    def observation_sha256(self) -> str:
+        return hashlib.sha256(self.observation).hexdigest()
 
 
 def market_blocks(artifact: PolicyArtifact, rows: FeatureRows) -> NDArray[np.float32]:
@@ -49,7 +53,7 @@ class Decider:
             raise DataError(f"the policy's output at {close_time_s} is not finite", hint="retrain; do not trade it")
         return Decision(
             close_time_s=close_time_s,
-            observation_sha256=hashlib.sha256(observation.tobytes()).hexdigest(),
+            observation=observation.tobytes(),
             raw=tuple(map(float, raw)),
             target=tuple(map(float, target)),
         )

@@ -14,9 +14,21 @@ _COMMANDS = {
     "validate": ("trainer", "judge"),
     "trials": ("trainer", "trials"),
     "export": ("trainer", "export"),
-    "verify": ("paper_trader", "verify"),
-    "report": ("paper_trader", "report"),
-    "rearm": ("paper_trader", "rearm"),
+    **{
+        verb: ("paper_trader", verb)
+        for verb in (
+            "paper",
+            "positions",
+            "orders",
+            "verify",
+            "report",
+            "flatten",
+            "rearm",
+            "drill",
+            "pause",
+            "resume",
+        )
+    },
     "advise": ("daemon.advisor", "--once"),
     "notify": ("daemon.notifier", "--test"),
     "janitor": ("daemon.janitor", "--once"),

@@ -187,7 +187,8 @@ WORKERS = {"worker-0", "worker-1"}
     ("section", "key", "value", "concerned"),
     [
         ("study", "train_steps", 7000, WORKERS), ("costs", "fee_bps", 9.0, {*WORKERS, "paper_trader"}),
-        ("paper", "max_drawdown_halt", 0.2, {*WORKERS, "paper_trader"}), ("janitor", "keep_top", 7, {"janitor"}),
+        ("paper", "stale_after_s", 9.0, {*WORKERS, "paper_trader"}), ("risk", "max_drawdown", 0.2, {"paper_trader"}),
+        ("janitor", "keep_top", 7, {"janitor"}),
         ("advisor", "poll_s", 9.0, {"advisor"}), ("daemon", "max_restarts", 9, set()), ("daemon", "worker_nice", 9, WORKERS),
         ("market", "history_bars", 9000, {*WORKERS, "paper_trader"}), ("daemon", "torch_threads", 2, WORKERS),
         ("study", "name", "other", {*WORKERS, "janitor", "advisor"}), ("daemon", "worker_rss_bytes", 7, set()),
