@@ -5,7 +5,7 @@ the account are the same code (`features.ledger`), so every number beside anothe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ class Arena:
     costs: Costs
     limits: Limits
     rules: VenueRules
+
+    def at_fee(self, fee_bps: float) -> "Arena":
+        return replace(self, costs=self.costs.with_fee_bps(fee_bps))
 
     def unlimited(self) -> "Arena":
         """The same without cap, reserve and band: a baseline is not handicapped by the policy's limits."""
