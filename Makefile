@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[3/4] installing the build backend"
 	@$(PIP) install -c constraints.txt hatchling editables
 	@echo "[4/4] installing cappuccino and its tools"
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,compare]'
 	@touch $@
 	@echo "ready: $(BIN)/cappuccinoctl --help"
 

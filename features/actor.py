@@ -9,6 +9,14 @@ tickers:
     c   = tanh(W_c [mean_j h_j, account]);     (cash logit, speed) = W_o c
 
 The first two layers see the market alone, so a batch of accounts on the same bar may share them.
+
+Architecture `mlp` (the predecessor's shape: two hidden layers over the whole observation, the tickers in their order):
+
+    raw = W_3 tanh(W_2 tanh(W_1 observation))
+
+The raw output means the same for both: its softmax is the portfolio aimed at (see `allocation`). It is the mean of the
+exploring policy, whichever noise that was trained with: a Gaussian around the raw output, or a Dirichlet around the
+portfolio, whose mean is that softmax.
 """
 
 from collections.abc import Mapping
@@ -18,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ContractMismatch
-from features.observation import Layout
+from features.observation import ACCOUNT_FIELDS, Layout
 
 F32 = NDArray[np.float32]
 Weights = Mapping[str, F32]
-PolicyKind = Literal["per_asset", "constant"]
+PolicyKind = Literal["per_asset", "mlp", "constant"]
 
 
 class Actor(Protocol):
@@ -35,15 +43,19 @@ def weight_shapes(kind: PolicyKind, layout: Layout, width: int) -> dict[str, tup
     """Name → shape of every tensor a policy of this kind carries."""
     if kind == "constant":
         return {"raw": (layout.action_size,)}
-    account = 3
-    linear = {
-        "asset_encoder": (width, layout.n_asset_features + layout.n_shared_features),
-        "market_encoder": (width, 2 * width),
-        "asset_head": (width, width + 1 + account),
-        "asset_logit": (1, width),
-        "cash_head": (width, width + account),
-        "cash_out": (2, width),
-    }
+    account = len(ACCOUNT_FIELDS)
+    linear = (
+        {"hidden_1": (width, layout.size), "hidden_2": (width, width), "out": (layout.action_size, width)}
+        if kind == "mlp"
+        else {
+            "asset_encoder": (width, layout.n_asset_features + layout.n_shared_features),
+            "market_encoder": (width, 2 * width),
+            "asset_head": (width, width + 1 + account),
+            "asset_logit": (1, width),
+            "cash_head": (width, width + account),
+            "cash_out": (2, width),
+        }
+    )
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in linear.items():
         shapes[f"{name}.weight"] = shape
@@ -51,13 +63,25 @@ def weight_shapes(kind: PolicyKind, layout: Layout, width: int) -> dict[str, tup
     return shapes
 
 
-class PerAssetActor:
-    """The mean of the trained Gaussian policy."""
+class _Network:
+    """Dense layers by name."""
 
     def __init__(self, layout: Layout, weights: Weights) -> None:
         self._layout = layout
         # transposed once: a @ w beats w @ a on row vectors of several tickers
         self._w = {n: np.ascontiguousarray(t.T if t.ndim == 2 else t) for n, t in weights.items()}
+
+    def _linear(self, name: str, x: F32) -> F32:
+        out: F32 = x @ self._w[f"{name}.weight"] + self._w[f"{name}.bias"]
+        return out
+
+    def _layer(self, name: str, x: F32) -> F32:
+        out: F32 = np.tanh(self._linear(name, x))
+        return out
+
+
+class PerAssetActor(_Network):
+    """One encoder for all tickers; the order of the tickers does not matter."""
 
     def act(self, observation: F32) -> NDArray[np.float64]:
         asset, shared, held, account = self._layout.split(observation)
@@ -67,15 +91,20 @@ class PerAssetActor:
         pooled = everyone * encoded.mean(axis=0, dtype=np.float32)
         market = self._layer("market_encoder", np.concatenate([encoded, pooled], axis=1))
         headed = self._layer("asset_head", np.concatenate([market, held[:, None], everyone * account], axis=1))
-        logits = headed @ self._w["asset_logit.weight"] + self._w["asset_logit.bias"]
+        logits = self._linear("asset_logit", headed)
         centre = market.mean(axis=0, dtype=np.float32)
         cash = self._layer("cash_head", np.concatenate([centre, account])[None])
-        tail = cash @ self._w["cash_out.weight"] + self._w["cash_out.bias"]
+        tail = self._linear("cash_out", cash)
         return np.concatenate([logits[:, 0], tail[0]]).astype(np.float64)
 
-    def _layer(self, name: str, x: F32) -> F32:
-        out: F32 = np.tanh(x @ self._w[f"{name}.weight"] + self._w[f"{name}.bias"])
-        return out
+
+class MlpActor(_Network):
+    """Two hidden layers over the whole observation."""
+
+    def act(self, observation: F32) -> NDArray[np.float64]:
+        hidden = self._layer("hidden_2", self._layer("hidden_1", observation[None]))
+        raw: NDArray[np.float64] = self._linear("out", hidden)[0].astype(np.float64)
+        return raw
 
 
 class ConstantActor:
@@ -107,4 +136,6 @@ def build_actor(kind: PolicyKind, layout: Layout, width: int, weights: Weights) 
     ]
     if differences:
         raise ContractMismatch(f"the weights do not fit a {kind} policy of width {width}", differences=differences)
-    return PerAssetActor(layout, weights) if kind == "per_asset" else ConstantActor(weights)
+    if kind == "constant":
+        return ConstantActor(weights)
+    return MlpActor(layout, weights) if kind == "mlp" else PerAssetActor(layout, weights)

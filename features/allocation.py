@@ -3,8 +3,8 @@
 Every function is generic over numpy and torch and over a leading batch shape (...).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from array_api_compat import array_namespace
 
@@ -23,6 +23,10 @@ class Limits:
         for name in ("min_cash_reserve", "max_weight", "no_trade_band"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"allocation.{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def with_extra_reserve(self, extra: float) -> Self:
+        """The same with `extra` more of equity kept in cash."""
+        return replace(self, min_cash_reserve=self.min_cash_reserve + extra)
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)

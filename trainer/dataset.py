@@ -76,6 +76,7 @@ class _Settings:
     costs: dict[str, object]
     allocation: dict[str, object]
     data: dict[str, object]
+    policy: str
     seeds: int
     train_steps: int
     accounts: int
@@ -85,7 +86,8 @@ def settings_text(config: Config) -> str:
     """Canonical text of everything in the configuration that a score depends on."""
     record = _Settings(
         costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
-        seeds=config.study.seeds, train_steps=config.study.train_steps, accounts=config.study.accounts,
+        policy=config.study.policy, seeds=config.study.seeds, train_steps=config.study.train_steps,
+        accounts=config.study.accounts,
     )  # fmt: skip
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 

@@ -1,7 +1,8 @@
 """The Gymnasium faces of the training environment, for whoever wants to bring another learner.
 
     import gymnasium, trainer.env
-    problem = trainer.env.Problem.of(bars, spec, costs=costs, limits=limits, rules=rules)
+    from trainer.vector_env import Problem
+    problem = Problem.of(bars, spec, costs=costs, limits=limits, rules=rules)
     one = gymnasium.make("cappuccino/Portfolio-v0", problem=problem)
     many = gymnasium.make_vec("cappuccino/Portfolio-v0", num_envs=64, problem=problem)
 
@@ -11,8 +12,7 @@ one for cash, the speed. Gymnasium 1.4; the vector face resets in the same step 
 finished episode as `final_obs`.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -22,60 +22,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from features.allocation import Limits
-from features.bars import Bars
-from features.costs import Costs
-from features.observation import Layout, market_block
-from features.pipeline import compute
-from features.scaling import CLIP, Scaler
-from features.spec import FeatureSpec
-from features.venue_rules import VenueRules
-from trainer.vector_env import BatchedPortfolioEnv, MarketTensors, Observed, StepResult
+from features.scaling import CLIP
+from trainer.vector_env import Observed, Problem, StepResult
 
 ENV_ID = "cappuccino/Portfolio-v0"
 RAW_BOUND = 10.0  # of the declared action space: a softmax over ±10 reaches any portfolio; values beyond are accepted
 F32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """A market to trade in and the rules of the account. Episodes last min to max bars, from a random start."""
+def observation_space(problem: Problem) -> Space[F32]:
+    return Box(-CLIP, CLIP, (problem.layout.size,), np.float32)
 
-    market: MarketTensors
-    layout: Layout
-    limits: Limits
-    costs: Costs
-    lot: NDArray[np.float64]
-    min_notional: NDArray[np.float64]
-    initial_cash: float = 10_000.0
-    min_episode_bars: int = 168
-    max_episode_bars: int = 720
 
-    @classmethod
-    def of(cls, bars: Bars, spec: FeatureSpec, *, costs: Costs, limits: Limits, rules: VenueRules) -> Self:
-        """From bars; the scaler is fitted on all of them, so give training bars only."""
-        rows = compute(bars, spec)
-        scaled = Scaler.fit(rows, spec).transform(rows)
-        blocks = market_block(scaled.asset, scaled.shared, spec.stack_bars)
-        lot, min_notional = rules.arrays(spec.tickers)
-        return cls(
-            market=MarketTensors.of(blocks, bars.slice(bars.n_bars - len(blocks), bars.n_bars)),
-            layout=Layout.of(spec), limits=limits, costs=costs, lot=lot, min_notional=min_notional,
-        )  # fmt: skip
-
-    def observation_space(self) -> Space[F32]:
-        return Box(-CLIP, CLIP, (self.layout.size,), np.float32)
-
-    def action_space(self) -> Space[F32]:
-        return Box(-RAW_BOUND, RAW_BOUND, (self.layout.action_size,), np.float32)
-
-    def batched(self, *, groups: int, accounts_per_group: int, seed: int) -> BatchedPortfolioEnv:
-        return BatchedPortfolioEnv(
-            market=self.market, limits=self.limits, costs=self.costs, lot=self.lot, min_notional=self.min_notional,
-            groups=groups, accounts_per_group=accounts_per_group, initial_cash=self.initial_cash,
-            min_episode_bars=self.min_episode_bars, max_episode_bars=self.max_episode_bars,
-            generator=torch.Generator(device=self.market.market.device).manual_seed(seed),
-        )  # fmt: skip
+def action_space(problem: Problem) -> Space[F32]:
+    return Box(-RAW_BOUND, RAW_BOUND, (problem.layout.action_size,), np.float32)
 
 
 class PortfolioEnv(gymnasium.Env[F32, F32]):
@@ -84,8 +44,8 @@ class PortfolioEnv(gymnasium.Env[F32, F32]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  as the base class declares it
 
     def __init__(self, problem: Problem) -> None:
-        self.observation_space = problem.observation_space()
-        self.action_space = problem.action_space()
+        self.observation_space = observation_space(problem)
+        self.action_space = action_space(problem)
         self._env = problem.batched(groups=1, accounts_per_group=1, seed=0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[F32, dict[str, Any]]:
@@ -110,7 +70,7 @@ class PortfolioVectorEnv(VectorEnv[F32, F32, NDArray[Any]]):
 
     def __init__(self, num_envs: int, problem: Problem) -> None:
         self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = problem.observation_space(), problem.action_space()
+        self.single_observation_space, self.single_action_space = observation_space(problem), action_space(problem)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._env = problem.batched(groups=num_envs, accounts_per_group=1, seed=0)
@@ -125,7 +85,7 @@ class PortfolioVectorEnv(VectorEnv[F32, F32, NDArray[Any]]):
 
     def step(self, actions: F32) -> tuple[F32, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         result = self._env.step(torch.as_tensor(actions).unsqueeze(1))
-        terminated, truncated = result.terminated[:, 0].cpu().numpy(), result.truncated.cpu().numpy()
+        terminated, truncated = result.terminated[:, 0].cpu().numpy(), result.truncated[:, 0].cpu().numpy()
         infos = _infos(result)
         ended = terminated | truncated
         if ended.any():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.space import SPACE, Hyperparameters
+from trainer.space import Hyperparameters, search_space
 
 WARM_TRIALS = 2  # until then caches fill up: growth is no leak
 SEEN_TRIALS = 3  # in all of which the growth must show
@@ -24,7 +24,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def smaller(chosen: Hyperparameters) -> Hyperparameters | None:
     """The same with the next smaller minibatch of the search space; None when there is none."""
-    (choices,) = (p.choices for p in SPACE if p.name == "minibatch")
+    (choices,) = (p.choices for p in search_space(chosen.policy) if p.name == "minibatch")
     below = [c for c in choices if c < chosen.minibatch]
     return replace(chosen, minibatch=max(below)) if below else None
 

@@ -1,13 +1,16 @@
-"""Proximal policy optimisation on the batched environment, in the order in which it happens.
+"""Proximal policy optimisation, in the order in which it happens.
 
 Sources: Schulman et al. 2017 (PPO: clipped surrogate), Schulman et al. 2016 (GAE), Huang et al. 2022 ("The 37
-implementation details of PPO": advantage normalisation per minibatch, Adam epsilon, gradient clipping, KL stop),
-Pardo et al. 2018 (a truncated episode is bootstrapped, a terminated one is not).
+implementation details of PPO": advantage normalisation per minibatch, Adam epsilon, gradient clipping, value clipping,
+KL stop), Pardo et al. 2018 (a truncated episode is bootstrapped, a terminated one is not), van Hasselt et al. 2016
+(value normalisation that moves no value). What an action was worth is in `rollout`, the networks are in `policy`, the
+noise is in `heads`.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.allocation import Limits
-from features.costs import Costs
 from features.errors import CappuccinoError
-from features.observation import ACCOUNT_FIELDS, Layout
-from trainer.policy import Actor, Critic
-from trainer.space import Hyperparameters
-from trainer.vector_env import BatchedPortfolioEnv, MarketTensors
-
-ACCOUNTS_PER_GROUP = 8
-INITIAL_CASH = 10_000.0
-HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
-FEE_RAMP = 0.5  # the fee grows from 0 over this share of training: else the first thing learnt is to stand still
-EPISODE_BARS = (168, 720)  # a week to a month
-LOG_2PI = math.log(2 * math.pi)
+from trainer.checkpoint import pack, require_same, unpack
+from trainer.policy import Agent
+from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, collect
+from trainer.space import Hyperparameters, Network
+from trainer.vector_env import Problem
 
 
 class TrainingDiverged(CappuccinoError):
@@ -36,255 +32,263 @@ class TrainingDiverged(CappuccinoError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """After each update: `steps` account-steps so far; the rest describes the rollout or the last epoch."""
+    """After each update. `steps` account-steps so far; the rest describes the rollout or the passes over it.
+
+    mean_reward_bps is what was earned, before any shaping; shaping_bps is what shaping took off it and
+    shaping_size_bps the mean size of that. groups walk different bars. policy_kl and
+    ratio_deviation (largest |ratio − 1|) are of the last pass; gradient_norm is before the clip, applied_norm after it,
+    both averaged over `minibatches`.
+    """
 
     steps: int
     mean_reward_bps: float
     shaping_bps: float
+    shaping_size_bps: float
+    groups: int
     turnover: float
+    drawdown: float
+    cash_share: float
+    concentration: float
+    volatility_bps: float
+    episodes: float
+    advantage_deviation: float
+    target_deviation: float
     policy_kl: float
+    ratio_deviation: float
     value_loss: float
+    value_moved: float
     entropy: float
+    epochs: int
+    minibatches: int
+    gradient_norm: float
+    applied_norm: float
+    learning_rate: float
+    fee_share: float
     samples_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedPolicy:
-    """weights as `features.actor.weight_shapes("per_asset", ...)`; steps actually taken; one record per update."""
+    """weights as `features.actor.weight_shapes(kind, ...)`; steps actually taken; one record per update.
 
-    weights: dict[str, NDArray[np.float32]]
+    limits: those it was trained under and has to trade under. scales: what the reward and value normalisers learned.
+    """
+
+    kind: Network
     width: int
+    limits: Limits
+    weights: dict[str, NDArray[np.float32]]
     steps: int
+    scales: dict[str, float]
     history: tuple[UpdateStats, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """T bars of G groups of A accounts; market is shared by a group. value and advantage in scaled-reward units."""
-
-    market: Tensor  # (T, G, M)
-    account: Tensor  # (T, G, A, N + 3)
-    action: Tensor  # (T, G, A, N + 2)
-    log_prob: Tensor  # (T, G, A)
-    advantage: Tensor  # (T, G, A)
-    target: Tensor  # (T, G, A)
-    mean_reward: float
-    mean_shaping: float
-    mean_turnover: float
+OnUpdate = Callable[[UpdateStats, Callable[[], bytes]], None]
+"""(what happened, a function that packs the whole training as it stands): may raise to stop."""
 
 
-def train(
-    *, market: MarketTensors, layout: Layout, limits: Limits, costs: Costs, lot: NDArray[np.float64],
-    min_notional: NDArray[np.float64], hyperparameters: Hyperparameters, accounts: int, steps: int, seed: int,
-    on_update: Callable[[UpdateStats], None], monotonic_s: Callable[[], float],
+def train_portfolio(
+    problem: Problem, h: Hyperparameters, *, accounts: int, steps: int, seed: int, on_update: OnUpdate,
+    monotonic_s: Callable[[], float], resume: bytes | None = None,
 ) -> TrainedPolicy:  # fmt: skip
-    """Train one policy for `steps` account-steps. Same seed, machine and thread count → same weights.
+    """Train one policy for `h.train_share` of `steps` account-steps.
 
-    `on_update` may raise to stop the training. Raises TrainingDiverged on a non-finite loss.
+    Same seed, machine and thread count → same weights, and a training that goes on from `resume` (what an earlier one
+    with the same arguments packed) ends in the same weights as one that was never interrupted. Raises TrainingDiverged
+    on a non-finite loss and DataError when `resume` belongs to another training.
     """
-    h, device = hyperparameters, str(market.market.device)
-    generator = torch.Generator(device=device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        actor = Actor(layout, h.width, h.initial_log_std).to(device)
-        critic = Critic(layout, h.width).to(device)
-    env = BatchedPortfolioEnv(
-        market=market, limits=limits, costs=costs, lot=lot, min_notional=min_notional,
-        groups=max(1, accounts // ACCOUNTS_PER_GROUP), accounts_per_group=min(accounts, ACCOUNTS_PER_GROUP),
-        initial_cash=INITIAL_CASH, min_episode_bars=EPISODE_BARS[0], max_episode_bars=EPISODE_BARS[1],
-        generator=generator,
+        agent = Agent.for_portfolio(problem.layout, h, stack_bars=problem.stack_bars)
+    agent.to(problem.market.market.device)
+    problem = replace(problem, limits=problem.limits.with_extra_reserve(h.extra_cash_reserve))
+    per_group = min(accounts, h.accounts_per_group)
+    env = problem.batched(
+        groups=max(1, accounts // per_group), accounts_per_group=per_group, seed=stream_seed(seed, 1)
     )  # fmt: skip
-    optimiser = torch.optim.Adam(
-        [*actor.parameters(), *critic.parameters()], lr=h.learning_rate, eps=h.adam_epsilon, fused=True
-    )
-    scale, history = RewardScale(), []
-    samples = h.rollout_bars * env.n_accounts
-    n_updates = max(1, math.ceil(steps / samples))
-    for update in range(n_updates):
-        began_s = monotonic_s()
-        for group in optimiser.param_groups:
-            group["lr"] = h.learning_rate * schedule(h.lr_schedule, update / n_updates)
-        env.fee_share = min(1.0, update / (FEE_RAMP * n_updates))
-        rollout = collect(env, actor, critic, h, scale, generator)
-        kl, value_loss, entropy = improve(actor, critic, optimiser, rollout, h, generator)
-        stats = UpdateStats(
-            steps=(update + 1) * samples, mean_reward_bps=1e4 * rollout.mean_reward,
-            shaping_bps=1e4 * rollout.mean_shaping, turnover=rollout.mean_turnover, policy_kl=kl,
-            value_loss=value_loss, entropy=entropy, samples_per_s=samples / max(monotonic_s() - began_s, 1e-9),
-        )  # fmt: skip
-        history.append(stats)
-        on_update(stats)
-    return TrainedPolicy(weights=actor.export(), width=h.width, steps=n_updates * samples, history=tuple(history))
-
-
-def schedule(name: str, done: float) -> float:
-    """Multiplier of the learning rate after the share `done` of training; linear and cosine end at 0."""
-    if name == "linear":
-        return 1.0 - done
-    if name == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
-    return 1.0
-
-
-class RewardScale:
-    """Running second moment of the reward: rewards are divided by its root, so the value function sees order one."""
-
-    def __init__(self) -> None:
-        self._count, self._square = 1e-4, 1e-4 * 1e-6
-
-    def divide(self, reward: Tensor) -> Tensor:
-        self._count += reward.numel()
-        self._square += float(reward.square().sum())
-        return reward / math.sqrt(self._square / self._count)
-
-
-@torch.no_grad()
-def collect(
-    env: BatchedPortfolioEnv,
-    actor: Actor,
-    critic: Critic,
-    h: Hyperparameters,
-    scale: RewardScale,
-    generator: torch.Generator,
-) -> Rollout:
-    """Play `h.rollout_bars` bars with the current policy."""
-    markets, accounts, actions, log_probs, values, finals = [], [], [], [], [], []
-    rewards, ends, deaths, shapings, turnovers, moves, cuts = [], [], [], [], [], [], []
-    for _ in range(h.rollout_bars):
-        seen = env.observe()
-        mean = actor(seen.market, seen.account)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = mean + noise * actor.log_std.exp()
-        result = env.step(action)
-        shaping = (
-            h.reward_drawdown_penalty * result.drawdown * 1e-3 + h.reward_turnover_penalty * result.turnover * 1e-2
-        )
-        markets.append(seen.market)
-        accounts.append(seen.account)
-        actions.append(action)
-        log_probs.append(log_density(action, mean, actor.log_std))
-        values.append(critic(seen.market, seen.account))
-        finals.append(critic(result.final.market, result.final.account))
-        rewards.append(result.reward)
-        shapings.append(shaping)
-        turnovers.append(result.turnover.mean())
-        deaths.append(result.terminated)
-        moves.append(result.market_return)
-        cuts.append(result.truncated)
-        ends.append(result.terminated | result.truncated[:, None])
-    reward, shaping = torch.stack(rewards), torch.stack(shapings)
-    value, final = torch.stack(values), torch.stack(finals)
-    advantage = gae(
-        reward=scale.divide(reward - shaping).float(), value=value, next_value=final, terminated=torch.stack(deaths),
-        ended=torch.stack(ends), gamma=h.gamma, lam=h.gae_lambda,
-    )  # fmt: skip
-    account = torch.stack(accounts)
-    lucky = luck(
-        weights=account[..., :-len(ACCOUNT_FIELDS)], market_return=torch.stack(moves).float(), truncated=torch.stack(cuts),
-        discount=h.gamma * h.gae_lambda,
-    )  # fmt: skip
-    return Rollout(
-        market=torch.stack(markets), account=account, action=torch.stack(actions), log_prob=torch.stack(log_probs),
-        advantage=without_luck(advantage, lucky), target=advantage + value,
-        mean_reward=float(reward.mean()), mean_shaping=float(shaping.mean()),
-        mean_turnover=float(torch.stack(turnovers).mean()),
+    training = Training(env, agent, h, steps=max(1, round(steps * h.train_share)), seed=seed)
+    if resume is not None:
+        training.restore(resume)
+    training.run(on_update, monotonic_s)
+    return TrainedPolicy(
+        kind=h.policy, width=h.width, limits=problem.limits, weights=agent.policy.export(),
+        steps=training.updates * training.samples, scales=training.scales(), history=tuple(training.history),
     )  # fmt: skip
 
 
-def gae(
-    *, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float
-) -> Tensor:
-    """Generalised advantage (T, ...): δ_t = r_t + γ·V(s'_t)·(1 − terminated) − V(s_t), summed while not `ended`.
+class Training:
+    """One agent learning in one environment; everything the future depends on, between two updates."""
 
-    next_value is the value of the state the step led to, before any reset: a truncated step keeps its bootstrap and
-    only cuts the sum; a terminated one has none.
-    """
-    delta = reward + gamma * next_value * (~terminated) - value
-    advantage, running = torch.zeros_like(delta), torch.zeros_like(delta[0])
-    for t in range(len(delta) - 1, -1, -1):
-        running = delta[t] + gamma * lam * running * (~ended[t])
-        advantage[t] = running
-    return advantage
+    def __init__(self, env: Environment, agent: Agent, h: Hyperparameters, *, steps: int, seed: int) -> None:
+        device = next(agent.parameters()).device
+        self.env, self.agent, self.h, self.seed = env, agent, h, seed
+        self.generator = torch.Generator(device=device).manual_seed(stream_seed(seed, 2))
+        self.optimiser = torch.optim.Adam(agent.parameters(), lr=h.learning_rate, eps=h.adam_epsilon, fused=True)
+        self.rewards, self.values = RewardScale(), ValueScale()
+        self.samples = h.rollout_bars * env.n_accounts
+        self.updates, self.done = max(1, math.ceil(steps / self.samples)), 0
+        self.history: list[UpdateStats] = []
+
+    def run(self, on_update: OnUpdate, monotonic_s: Callable[[], float]) -> None:
+        while self.done < self.updates:
+            began_s = monotonic_s()
+            facts = self.update()
+            stats = UpdateStats(**facts, samples_per_s=self.samples / max(monotonic_s() - began_s, 1e-9))
+            self.history.append(stats)
+            on_update(stats, self.pack)
+
+    def update(self) -> dict[str, Any]:
+        """One rollout and the passes over it."""
+        share = self.done / self.updates
+        rate = self.h.learning_rate * schedule(self.h.lr_schedule, share, final=self.h.lr_final)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.env.fee_share = min(1.0, share / self.h.fee_ramp) if self.h.fee_ramp > 0 else 1.0
+        rollout = collect(self.env, self.agent, self.h, self.rewards, self.values, self.generator)
+        self.values.follow(rollout.target, self.agent.critic.value_out)
+        passes = improve(self.agent, self.optimiser, rollout, self.h, self.values, self.generator)
+        self.done += 1
+        return {
+            "steps": self.done * self.samples, "learning_rate": rate, "fee_share": self.env.fee_share, **rollout.facts,
+            **passes,
+        }  # fmt: skip
+
+    def scales(self) -> dict[str, float]:
+        return {
+            "reward_count": self.rewards.count, "reward_square": self.rewards.square, "value_mean": self.values.mean,
+            "value_deviation": self.values.deviation, "value_weight": self.values.weight,
+        }  # fmt: skip
+
+    def pack(self) -> bytes:
+        """The training as it stands, to be continued by `restore`."""
+        tensors = {f"agent.{n}": t for n, t in self.agent.state_dict().items()}
+        for i, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{n}": t for n, t in moments.items()}
+        tensors |= {f"env.{n}": t for n, t in self.env.state().items()}
+        tensors["generator"] = self.generator.get_state()
+        record = {
+            "identity": self.identity(), "done": self.done, "scales": self.scales(),
+            "history": [asdict(s) for s in self.history],
+        }  # fmt: skip
+        return pack(tensors, record)
+
+    def restore(self, packed: bytes) -> None:
+        tensors, record = unpack(packed)
+        require_same(record["identity"], self.identity())
+        self.agent.load_state_dict(_below("agent", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("adam", tensors).items():
+            index, _, kind = name.partition(".")
+            moments.setdefault(int(index), {})[kind] = tensor
+        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.env.restore(_below("env", tensors))
+        self.generator.set_state(tensors["generator"])
+        scales = record["scales"]
+        self.rewards.count, self.rewards.square = scales["reward_count"], scales["reward_square"]
+        self.values.mean, self.values.deviation = scales["value_mean"], scales["value_deviation"]
+        self.values.weight = scales["value_weight"]
+        self.done, self.history = record["done"], [UpdateStats(**s) for s in record["history"]]
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a continued training to be the same training."""
+        return {
+            "hyperparameters": self.h.to_dict(), "seed": self.seed, "updates": self.updates, "samples": self.samples,
+            "torch": torch.__version__, "threads": torch.get_num_threads(),
+        }  # fmt: skip
 
 
-def luck(*, weights: Tensor, market_return: Tensor, truncated: Tensor, discount: float) -> Tensor:
-    """(T, G, A, K): what the holdings at t go on to earn from the market alone, for K speeds of forgetting them.
-
-    weights: (T, G, A, N) held before the action at t; market_return: (T, G, N) over the bar that follows.
-    """
-    columns = []
-    for kept in HOLDINGS_KEPT:
-        future, running = torch.zeros_like(market_return), torch.zeros_like(market_return[0])
-        for t in range(len(market_return) - 1, -1, -1):
-            running = market_return[t] + discount * kept * running * (~truncated[t])[:, None]
-            future[t] = running
-        columns.append((weights * future[:, :, None]).sum(-1))
-    return torch.stack(columns, dim=-1)
+def stream_seed(seed: int, stream: int) -> int:
+    """The seed of one of a training's generators: two trainings with neighbouring seeds share none."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
 
 
-def without_luck(advantage: Tensor, lucky: Tensor) -> Tensor:
-    """Advantage (T, G, A) less what its group and its earlier holdings explain of it.
-
-    No action moves the market, so a baseline may look at the market's future (Mao et al. 2019, "Variance Reduction
-    for Reinforcement Learning in Input-Driven Environments"): here the mean over the accounts on the same bars, and
-    the part that is linear in `luck`, by least squares. What is left is what the action itself did.
-    """
-    if advantage.shape[2] == 1:
-        return advantage
-    y = advantage - advantage.mean(dim=2, keepdim=True)
-    x = (lucky - lucky.mean(dim=2, keepdim=True)).flatten(0, 2)
-    unit = x.std(dim=0) + 1e-12
-    ridge = 1e-6 * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    coefficient = torch.linalg.solve((x / unit).T @ (x / unit) + ridge, (x / unit).T @ y.flatten())
-    residual: Tensor = y - ((x / unit) @ coefficient).reshape(y.shape)
-    return residual
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
 
 
-def log_density(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of a diagonal Gaussian, summed over the last axis."""
-    z = (action - mean) * torch.exp(-log_std)
-    return (-0.5 * z.square() - log_std - 0.5 * LOG_2PI).sum(-1)
+def schedule(name: str, done: float, *, final: float) -> float:
+    """Multiplier of the learning rate after the share `done` of training: from 1 to `final`."""
+    if name == "exponential":
+        return float(final**done)
+    left = 1.0 - done if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return final + (1.0 - final) * left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """total = policy + value_coef·value − entropy_coef·entropy. kl: the estimator (r − 1) − ln r, which is never < 0."""
+
+    total: Tensor
+    value: Tensor
+    kl: Tensor
+    ratio_deviation: Tensor
+
+
+def ppo_loss(
+    *, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, value: Tensor, old_value: Tensor, target: Tensor,
+    entropy: Tensor, h: Hyperparameters,
+) -> Loss:  # fmt: skip
+    """Of one minibatch. All (B,) but the scalar entropy; values and targets in normalised units."""
+    log_ratio = log_prob - old_log_prob
+    ratio = log_ratio.exp()
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    clipped = ratio.clamp(1 - h.clip_range, 1 + h.clip_range)
+    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    near = old_value + (value - old_value).clamp(-h.value_clip, h.value_clip)
+    value_loss = 0.5 * torch.maximum((value - target).square(), (near - target).square()).mean()
+    return Loss(
+        total=policy_loss + h.value_coef * value_loss - h.entropy_coef * entropy, value=value_loss,
+        kl=(ratio - 1 - log_ratio).mean(), ratio_deviation=(ratio - 1).abs().max(),
+    )  # fmt: skip
 
 
 def improve(
-    actor: Actor, critic: Critic, optimiser: torch.optim.Optimizer, rollout: Rollout, h: Hyperparameters,
+    agent: Agent, optimiser: torch.optim.Optimizer, rollout: Rollout, h: Hyperparameters, values: ValueScale,
     generator: torch.Generator,
-) -> tuple[float, float, float]:  # fmt: skip
-    """Passes over the rollout until the epochs or the KL budget are used up → (KL, value loss, entropy).
+) -> dict[str, Any]:  # fmt: skip
+    """Passes over the rollout until the epochs or the KL budget are used up; facts named as in `UpdateStats`.
 
     A minibatch is a set of (bar, group) cells with all their accounts, so the market layers run once per cell.
     """
-    flat = {
-        n: getattr(rollout, n).flatten(0, 1) for n in ("market", "account", "action", "log_prob", "advantage", "target")
-    }
-    n_cells, per_cell = len(flat["market"]), rollout.account.shape[2]
+    names = ("market", "account", "action", "log_prob", "advantage")
+    flat = {n: getattr(rollout, n).flatten(0, 1) for n in names}
+    flat |= {n: values.normalised(getattr(rollout, n)).flatten(0, 1) for n in ("value", "target")}
+    n_cells, per_cell = flat["log_prob"].shape
     size = max(1, h.minibatch // per_cell)
-    parameters = [*actor.parameters(), *critic.parameters()]
-    kl = value_loss_shown = entropy_shown = 0.0
+    parameters = list(agent.parameters())
+    norms: list[Tensor] = []
+    losses: list[Tensor] = []  # of the last pass
+    epochs, kl = 0, 0.0
     for _ in range(h.epochs):
-        order = torch.randperm(n_cells, generator=generator, device=flat["market"].device)
-        divergences = []
+        order, losses = torch.randperm(n_cells, generator=generator, device=flat["market"].device), []
         for cells in torch.split(order, size):
             part = {n: tensor[cells] for n, tensor in flat.items()}
-            log_prob = log_density(part["action"], actor(part["market"], part["account"]), actor.log_std)
-            log_ratio = log_prob - part["log_prob"]
-            ratio = log_ratio.exp()
-            advantage = part["advantage"]
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            clipped = ratio.clamp(1 - h.clip_range, 1 + h.clip_range)
-            policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-            value_loss = 0.5 * (critic(part["market"], part["account"]) - part["target"]).square().mean()
-            entropy = (actor.log_std + 0.5 * (1 + LOG_2PI)).sum()
-            loss = policy_loss + h.value_coef * value_loss - h.entropy_coef * entropy
+            mean = agent.policy(part["market"], part["account"])
+            value, entropy = agent.critic(part["market"], part["account"]), agent.head.entropy(mean)
+            loss = ppo_loss(
+                log_prob=agent.head.log_prob(part["action"], mean), old_log_prob=part["log_prob"],
+                advantage=part["advantage"], value=value, old_value=part["value"], target=part["target"],
+                entropy=entropy, h=h,
+            )  # fmt: skip
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.total.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(parameters, h.max_grad_norm)
             if not torch.isfinite(norm):
                 raise TrainingDiverged("the gradient is not finite", hint="lower learning_rate or max_grad_norm")
             optimiser.step()
-            divergences.append(((ratio - 1) - log_ratio).mean().detach())
-            value_loss_shown, entropy_shown = float(value_loss.detach()), float(entropy.detach())
-        kl = float(torch.stack(divergences).mean())
+            norms.append(norm)
+            losses.append(
+                torch.stack([loss.kl, loss.ratio_deviation, loss.value, (value - part["value"]).abs().max(), entropy])
+                .detach()
+            )  # fmt: skip
+        epochs += 1
+        kl = float(torch.stack(losses)[:, 0].mean())
         if kl > h.kl_target:
             break
-    return kl, value_loss_shown, entropy_shown
+    last, norm = torch.stack(losses), torch.stack(norms)
+    return {
+        "policy_kl": kl, "ratio_deviation": float(last[:, 1].max()), "value_loss": float(last[:, 2].mean()),
+        "value_moved": float(last[:, 3].max()), "entropy": float(last[-1, 4]), "epochs": epochs,
+        "minibatches": len(norms), "gradient_norm": float(norm.mean()),
+        "applied_norm": float(norm.clamp(max=h.max_grad_norm).mean()),
+    }  # fmt: skip

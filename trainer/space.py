@@ -1,50 +1,74 @@
-"""The search space: every hyperparameter once, with its bounds and the reason for them."""
+"""The search space: every hyperparameter once, with its bounds and the reason for them.
+
+`docs/hyperparameters.md` maps the predecessor's names to these and says which of its names mean nothing here. Penalties
+and the time decay shape the reward that PPO sees; no score is computed from a shaped reward.
+"""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
 
 import optuna
 
 from features.errors import ConfigurationError
+
+Network = Literal["per_asset", "mlp"]
+Head = Literal["gaussian", "dirichlet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyperparameters:
     """One configuration of PPO. Defaults are the middle ground that learns on the planted world."""
 
+    policy: Network = "per_asset"
+    lookback: int = 1
+    head: Head = "gaussian"
+    width: int = 32
     learning_rate: float = 2e-3
     lr_schedule: str = "linear"
-    minibatch: int = 1024
+    lr_final: float = 0.01
+    train_share: float = 1.0
+    accounts_per_group: int = 8
     rollout_bars: int = 128
+    minibatch: int = 1024
     epochs: int = 4
     gamma: float = 0.985
     gae_lambda: float = 0.97
     clip_range: float = 0.2
+    value_clip: float = 10.0
     entropy_coef: float = 1e-4
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
     kl_target: float = 0.03
     adam_epsilon: float = 1e-5
-    width: int = 32
     initial_log_std: float = -0.5
+    fee_ramp: float = 0.5
+    extra_cash_reserve: float = 0.0
+    reward_time_decay_floor: float = 1.0
+    reward_concentration_penalty: float = 0.0
     reward_drawdown_penalty: float = 0.0
     reward_turnover_penalty: float = 0.0
+    reward_volatility_penalty: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+    def from_dict(cls, record: Mapping[str, Any], *, stack_bars: int = 1) -> Self:
         """ConfigurationError names every parameter that is unknown, missing or outside the space."""
-        known = {p.name: p for p in SPACE}
-        problems = [f"{n}: unknown" for n in record if n not in known]
-        problems += [f"{n}: missing" for n in known if n not in record]
-        problems += [f"{n}: {why}" for n, p in known.items() if n in record and (why := p.refusal(record[n]))]
+        names = {f.name for f in fields(cls)}
+        problems = [f"{n}: unknown" for n in record if n not in names]
+        problems += [f"{n}: missing" for n in names if n not in record]
+        network: Any = record.get("policy")
+        if network not in NETWORKS:
+            problems += [f"policy: {network!r} is none of {tuple(NETWORKS)}"] if "policy" in record else []
+        else:
+            known = {p.name: p for p in search_space(network, stack_bars)}
+            problems += [f"{n}: {why}" for n, p in known.items() if n in record and (why := p.refusal(record[n]))]
         if problems:
-            raise ConfigurationError("not a configuration of this space:\n  " + "\n  ".join(problems))
-        return cls(**{n: record[n] for n in known})
+            raise ConfigurationError("not a configuration of this space:\n  " + "\n  ".join(sorted(problems)))
+        return cls(**record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,34 +106,78 @@ class Parameter:
         return "" if self.low <= value <= self.high else f"{value!r} is outside {self.low} … {self.high}"
 
 
-SPACE = (
-    Parameter(name="learning_rate", low=5e-4, high=5e-3, log=True, reason="below, 60 s of training move nothing"),
-    Parameter(name="lr_schedule", choices=("constant", "linear", "cosine"), reason="decay is often decisive in PPO"),
-    Parameter(name="minibatch", choices=(512, 1024, 2048, 4096), reason="smaller is noise, larger wastes the rollout"),
-    Parameter(name="rollout_bars", choices=(64, 128, 256), reason="2.7 to 11 days of hourly bars per update"),
-    Parameter(name="epochs", low=2, high=10, integer=True, reason="passes over one rollout before its data is stale"),
-    Parameter(
-        name="gamma",
-        low=0.96,
-        high=0.995,
-        reason="horizons of 25 to 200 bars; a shorter one cannot earn back the costs",
+def _range(name: str, low: float, high: float, reason: str) -> Parameter:
+    return Parameter(name=name, low=low, high=high, reason=reason)
+
+
+def _log(name: str, low: float, high: float, reason: str) -> Parameter:
+    return Parameter(name=name, low=low, high=high, log=True, reason=reason)
+
+
+def _whole(name: str, low: int, high: int, reason: str) -> Parameter:
+    return Parameter(name=name, low=low, high=high, integer=True, reason=reason)
+
+
+def _choice(name: str, choices: tuple[Any, ...], reason: str) -> Parameter:
+    return Parameter(name=name, choices=choices, reason=reason)
+
+
+NETWORKS: dict[Network, tuple[Parameter, ...]] = {
+    "per_asset": (
+        _choice("width", (16, 32, 64), "wider shared encoders were not better on hourly data, only slower"),
+        _log("learning_rate", 5e-4, 5e-3, "below, a minute of training moves nothing; above, the policy collapses"),
     ),
-    Parameter(name="gae_lambda", low=0.9, high=0.99, reason="Schulman 2016: bias against variance"),
-    Parameter(name="clip_range", low=0.1, high=0.3, reason="Schulman 2017 uses 0.2"),
-    Parameter(name="entropy_coef", low=1e-5, high=1e-3, log=True, reason="above, the weights stay random"),
-    Parameter(name="value_coef", low=0.25, high=1.0, reason="separate critic: the scale of its gradient only"),
-    Parameter(name="max_grad_norm", low=0.3, high=2.0, reason="clips the rare crash bar"),
-    Parameter(name="kl_target", low=0.005, high=0.05, log=True, reason="stops epochs that move the policy too far"),
-    Parameter(name="adam_epsilon", low=1e-8, high=1e-5, log=True, reason="the usual range of Adam in RL"),
-    Parameter(name="width", choices=(16, 32, 64), reason="wider networks were not better on hourly data, only slower"),
-    Parameter(name="initial_log_std", low=-1.5, high=0.0, reason="exploration of the logits at the start"),
-    Parameter(name="reward_drawdown_penalty", low=0.0, high=0.1, reason="shaping only, never part of the score"),
-    Parameter(name="reward_turnover_penalty", low=0.0, high=0.1, reason="shaping only, never part of the score"),
-)
+    "mlp": (
+        _choice("width", (64, 128, 256, 512, 1024, 1280, 1536, 2048), "net_dimension; the predecessor went to 2048"),
+        _log("learning_rate", 1e-5, 1e-3, "wider networks move further per step; the predecessor's 1e-6 moved nothing"),
+    ),
+}
+
+COMMON = (
+    _choice("head", get_args(Head), "noise on the logits, or on the simplex itself: which explores better is open"),
+    _choice("lr_schedule", ("linear", "cosine", "exponential"), "the shape of the decay; how far is lr_final"),
+    _log("lr_final", 0.01, 1.0, "share of the learning rate left at the end; 1 is no schedule at all"),
+    _range("train_share", 0.6, 1.0, "share of study.train_steps used: stopping early is a regulariser"),
+    _choice("accounts_per_group", (4, 8, 16), "more share their bars: less luck in an advantage, fewer distinct markets"),
+    _choice("rollout_bars", (64, 128, 256), "2.7 to 11 days of hourly bars per update"),
+    _choice("minibatch", (512, 1024, 2048, 4096), "smaller is noise, larger wastes the rollout"),
+    _whole("epochs", 2, 10, "passes over one rollout before its data is stale"),
+    _range("gamma", 0.96, 0.995, "horizons of 25 to 200 bars; a shorter one cannot earn back the costs"),
+    _range("gae_lambda", 0.9, 0.99, "Schulman 2016: bias against variance"),
+    _range("clip_range", 0.1, 0.3, "Schulman 2017 uses 0.2"),
+    _log("value_clip", 0.2, 10.0, "standard deviations a value may move per update; 10 is no clip"),
+    _log("entropy_coef", 1e-5, 1e-3, "above, the weights stay random"),
+    _range("value_coef", 0.25, 1.0, "the critic's share of the jointly clipped gradient"),
+    _range("max_grad_norm", 0.3, 2.0, "clips the rare crash bar"),
+    _log("kl_target", 0.005, 0.05, "stops epochs that move the policy too far"),
+    _log("adam_epsilon", 1e-9, 1e-5, "the predecessor's range; larger damps parameters with small gradients"),
+    _range("initial_log_std", -1.5, 0.0, "exploration of the logits at the start"),
+    _range("fee_ramp", 0.2, 0.8, "share of training over which the fee grows from 0; 0 learns to stand still first"),
+    _range("extra_cash_reserve", 0.0, 0.1, "kept beyond allocation.min_cash_reserve; the predecessor liked .04 to .08"),
+    _range("reward_time_decay_floor", 0.5, 1.0, "shaping: what the last bar of an episode counts, the first being 1"),
+    _range("reward_concentration_penalty", 0.0, 0.03, "shaping: at .03 holding one coin for seven costs 2.6 bp a bar"),
+    _range("reward_drawdown_penalty", 0.0, 0.3, "shaping: at .3 a loss below the peak weighs 30 % more"),
+    _range("reward_turnover_penalty", 0.0, 0.1, "shaping: at .1 trading costs another 10 bp"),
+    _range("reward_volatility_penalty", 0.0, 4.0, "shaping: risk aversion beyond the 1 of log wealth"),
+)  # fmt: skip
 
 
-def suggest(trial: optuna.Trial) -> Hyperparameters:
-    return Hyperparameters(**{p.name: p.suggest(trial) for p in SPACE})
+def search_space(network: Network, stack_bars: int = 1) -> tuple[Parameter, ...]:
+    """What is searched for this network. With more than one stacked bar, how many of them the policy reads, too."""
+    lookback = _whole("lookback", 1, stack_bars, "newest of the stacked bars that the policy reads")
+    return (*NETWORKS[network], *COMMON, *((lookback,) if stack_bars > 1 else ()))
 
 
-assert {p.name for p in SPACE} == {f.name for f in fields(Hyperparameters)}
+def defaults(network: Network) -> Hyperparameters:
+    """What a search has to improve on."""
+    if network == "per_asset":
+        return Hyperparameters()
+    return replace(Hyperparameters(), policy="mlp", width=256, learning_rate=3e-4)
+
+
+def suggest(trial: optuna.Trial, network: Network, stack_bars: int = 1) -> Hyperparameters:
+    searched = {p.name: p.suggest(trial) for p in search_space(network, stack_bars)}
+    return replace(defaults(network), **searched)
+
+
+assert {p.name for p in search_space("mlp", 2)} | {"policy"} == {f.name for f in fields(Hyperparameters)}

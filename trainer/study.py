@@ -7,7 +7,8 @@ for and none to guess. A killed trial is retried once, with the same parameters,
 
 import contextlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
-from trainer.space import SPACE, Hyperparameters
+from trainer.space import Hyperparameters, Parameter
 
-CODE_SEMANTICS = 1  # bumped by hand when a score stops being comparable with earlier ones
+CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -45,8 +46,9 @@ class SharedStudy:
 
     def __init__(
         self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
-        identity: StudyIdentity,
+        identity: StudyIdentity, first: Mapping[str, Any],
     ) -> None:  # fmt: skip
+        """`first`: the searched values that a new study tries before any other."""
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
         with self._locked():
             self.study = optuna.create_study(
@@ -59,7 +61,7 @@ class SharedStudy:
             if not stored:
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
                     self.study.set_user_attr(key, value)
-                self.study.enqueue_trial(Hyperparameters().to_dict())  # the defaults: what a search has to improve on
+                self.study.enqueue_trial(dict(first))
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
                     f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
@@ -86,6 +88,7 @@ class SharedStudy:
         else:
             trial.set_user_attr("failure", failure)
             self.study.tell(trial, state=TrialState.FAIL)
+        self._drop_checkpoints(self.study.get_trials(deepcopy=False)[trial.number])
 
     def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
         """A stop was asked for: the trial fails as `stopped` and its parameters wait for the next worker."""
@@ -142,6 +145,11 @@ class SharedStudy:
             self.study.enqueue_trial(
                 frozen.params, user_attrs={"retries": retries, "first_number": first_number(frozen)}
             )
+        else:
+            self._drop_checkpoints(frozen)
+
+    def _drop_checkpoints(self, trial: FrozenTrial) -> None:
+        shutil.rmtree(checkpoints(self._state_dir, self._name, first_number(trial)), ignore_errors=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -162,6 +170,11 @@ def trial_dir(state_dir: Path, study: str, number: int) -> Path:
     return state_dir / "trials" / study / str(number)
 
 
+def checkpoints(state_dir: Path, study: str, number: int) -> Path:
+    """Where the trial first tried as `number` keeps its unfinished trainings; a retry goes on from them."""
+    return trial_dir(state_dir, study, number) / "checkpoints"
+
+
 def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     """Merge `facts` into the trial's plain record, which the janitor and the advisor read without Optuna."""
     path = trial_dir(state_dir, study, number) / "trial.json"
@@ -170,9 +183,9 @@ def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
 
 
-def write_space(state_dir: Path, study: str) -> None:
+def write_space(state_dir: Path, study: str, searched: Sequence[Parameter]) -> None:
     """The searched ranges as plain JSON beside the trials, for readers without Optuna."""
-    space = {p.name: p.to_dict() for p in SPACE}
+    space = {p.name: p.to_dict() for p in searched}
     write_atomic(state_dir / "trials" / study / "space.json", json.dumps(space, indent=1).encode())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,11 @@ from daemon.child.holds import hold_reason, write_usage
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
-from features.files import disk_full
+from features.files import disk_full, write_atomic
 from features.observation import Layout
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
+from trainer.checkpoint import CheckpointRefused
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, pooled, run_policy
 from trainer.ledger import TrialLedger
@@ -27,11 +29,12 @@ from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_byte
 from trainer.promote import Judge
 from trainer.score import excess_t, score
 from trainer.sharpe import sharpe
-from trainer.space import Hyperparameters, suggest
+from trainer.space import Hyperparameters, defaults, search_space, suggest
 from trainer.splits import Fold
-from trainer.study import SharedStudy, StudyIdentity, first_number, mark_trial, trial_dir, write_space
-from trainer.vector_env import MarketTensors
+from trainer.study import SharedStudy, StudyIdentity, checkpoints, first_number, mark_trial, trial_dir, write_space
+from trainer.vector_env import MarketTensors, Problem
 
+CHECKPOINT_EVERY_S = 30.0  # what a killed worker loses at most
 ROOM_POLL_S = 2.0
 T = TypeVar("T")
 
@@ -63,12 +66,14 @@ class Worker:
         self.arena = arena(config, state_dir)
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
         index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
+        searched = search_space(config.study.policy, dataset.spec.stack_bars)
+        known_good = defaults(config.study.policy)  # what a search has to improve on
         self.study = SharedStudy(
             state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,
             startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
-            identity=identity(config, dataset),
+            identity=identity(config, dataset), first={p.name: getattr(known_good, p.name) for p in searched},
         )  # fmt: skip
-        write_space(state_dir, config.study.name)
+        write_space(state_dir, config.study.name, searched)
         self._baseline = self._fixed_baseline()
         self._steps_done = 0
         self._index, self._after_trial = index, list[int]()
@@ -151,7 +156,8 @@ class Worker:
 
     def _run_trial(self, trial: optuna.Trial) -> None:
         began_s = self.clock.monotonic_s()
-        hyperparameters = self._durably(lambda: suggest(trial))
+        network, stack_bars = self.config.study.policy, self.dataset.spec.stack_bars
+        hyperparameters = self._durably(lambda: suggest(trial, network, stack_bars))
         study, number, chosen = self.config.study.name, trial.number, hyperparameters.to_dict()
         self._durably(lambda: self.ledger.started(
             study=study, number=number, data_sha256=self.dataset.data_sha256, parameters=chosen,
@@ -177,7 +183,7 @@ class Worker:
     def _attempt(self, trial: optuna.Trial, chosen: Hyperparameters) -> tuple[TrialResult | None, str | None]:
         """The trial's result, or the category of its failure; an incomplete trial never has a score."""
         try:
-            return self.evaluate(trial.number, first_number(trial.storage.get_trial(trial._trial_id)), chosen), None  # noqa: SLF001
+            return self.evaluate(trial.number, _first(trial), chosen), None
         except Stopped:
             return None, "stopped"
         except ppo.TrainingDiverged as error:
@@ -201,10 +207,14 @@ class Worker:
         kept: list[Path] = []
         excess_policy, excess_baseline = [], []
         folds, seeds = self.dataset.folds, self.config.study.seeds
+        kept_at = checkpoints(self.state_dir, self.config.study.name, seed_number)
         for f, fold in enumerate(folds):
             for s in range(seeds):
                 note = f"trial {number} fold {f + 1}/{len(folds)}" + (f" seed {s + 1}/{seeds}" if seeds > 1 else "")
-                artifact = self._train(chosen, fold, seed=_seed(self.config.run.seed, seed_number, f, s), note=note)
+                artifact = self._train(
+                    chosen, fold, seed=_seed(self.config.run.seed, seed_number, f, s), note=note,
+                    checkpoint=kept_at / f"fold-{f}-seed-{s}.safetensors",
+                )  # fmt: skip
                 path = self._durably(lambda: artifact.save(self.state_dir / "artifacts"))  # noqa: B023  called at once
                 run = run_policy(
                     f"trial {number}", PolicyArtifact.load(path), self.dataset.bars, self.dataset.rows, fold.validate,
@@ -227,37 +237,65 @@ class Worker:
             objective=objective,
         )  # fmt: skip
 
-    def _train(self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+    def _train(
+        self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str, checkpoint: Path
+    ) -> PolicyArtifact:  # fmt: skip
+        """Train on one fold, going on from `checkpoint` where a stopped or killed worker left one."""
         dataset, steps = self.dataset, self.config.study.train_steps
         scaler = dataset.fit_scaler(fold.train)
         blocks, bars = dataset.blocks(scaler, fold.train)
         lot, min_notional = self.arena.rules.arrays(dataset.spec.tickers)
-        done_before = self._steps_done
+        done_before, written_s = self._steps_done, self.clock.monotonic_s()
 
-        def on_update(stats: ppo.UpdateStats) -> None:
+        def on_update(stats: ppo.UpdateStats, pack: Callable[[], bytes]) -> None:
+            nonlocal written_s
             self._steps_done = done_before + stats.steps
             self.progress.beat(
                 done=self._steps_done, unit="steps", note=f"{note} step {stats.steps}/{steps}",
                 facts={"samples_per_s": round(stats.samples_per_s)},
             )  # fmt: skip
-            if self.should_stop():
+            stopping = self.should_stop()
+            if stopping or self.clock.monotonic_s() - written_s >= CHECKPOINT_EVERY_S:
+                self._keep(checkpoint, pack())
+                written_s = self.clock.monotonic_s()
+            if stopping:
                 raise Stopped
 
-        trained = ppo.train(
+        problem = Problem(
             market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=self.arena.limits,
-            costs=self.arena.costs, lot=lot, min_notional=min_notional, hyperparameters=chosen,
-            accounts=self.config.study.accounts, steps=steps, seed=seed, on_update=on_update,
-            monotonic_s=self.clock.monotonic_s,
+            costs=self.arena.costs, lot=lot, min_notional=min_notional, stack_bars=dataset.spec.stack_bars,
+            initial_cash=self.arena.initial_cash,
         )  # fmt: skip
+        train = partial(
+            ppo.train_portfolio, problem, chosen, accounts=self.config.study.accounts, steps=steps, seed=seed,
+            on_update=on_update, monotonic_s=self.clock.monotonic_s,
+        )  # fmt: skip
+        try:
+            trained = train(resume=checkpoint.read_bytes() if checkpoint.exists() else None)
+        except CheckpointRefused as refusal:  # another thread count or torch since: it is whole only from its start
+            self.log.warning("checkpoint.refused", path=str(checkpoint), reason=str(refusal))
+            trained = train(resume=None)
+        last = trained.history[-1]
         return PolicyArtifact(
-            kind="per_asset", width=trained.width, spec=dataset.spec, scaler=scaler, limits=self.arena.limits,
+            kind=trained.kind, width=trained.width, spec=dataset.spec, scaler=scaler, limits=trained.limits,
             costs=self.arena.costs, venue_rules=self.arena.rules, weights=trained.weights,
             training={
                 "study": self.config.study.name, "data_sha256": dataset.data_sha256, "source": dataset.source_name,
                 "train_first_close_s": int(bars.first_close_s), "train_last_close_s": int(bars.last_close_s),
-                "steps": trained.steps, "seed": seed, "hyperparameters": chosen.to_dict(),
+                "steps": trained.steps, "seed": seed, "hyperparameters": chosen.to_dict(), "scales": trained.scales,
+                # of the last rollout; the shaping is told apart because no score contains it
+                "reward_bps": last.mean_reward_bps, "shaping_bps": last.shaping_bps,
             },
         )  # fmt: skip
+
+    def _keep(self, path: Path, packed: bytes) -> None:
+        """A checkpoint is a convenience: a full disk costs the last one its successor, not the trial."""
+        try:
+            write_atomic(path, packed)
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            self.log.warning("worker.disk_full", reason=str(error))
 
     def _record(self, number: int, result: TrialResult | None, failure: str | None, seconds: float) -> None:
         study = self.config.study.name
@@ -297,6 +335,11 @@ def identity(config: Config, dataset: Dataset) -> StudyIdentity:
     return StudyIdentity(
         data_sha256=dataset.data_sha256, fingerprint=dataset.spec.fingerprint, settings=settings_text(config)
     )
+
+
+def _first(trial: optuna.Trial) -> int:
+    """The number under which these parameters were first tried: retries keep its seeds and its checkpoints."""
+    return first_number(trial.storage.get_trial(trial._trial_id))  # noqa: SLF001  no public way to the frozen trial
 
 
 def _seed(base: int, trial: int, fold: int, replicate: int) -> int:

@@ -82,6 +82,7 @@ class DataConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     name: str = "default"
+    policy: Literal["per_asset", "mlp"] = "per_asset"
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2

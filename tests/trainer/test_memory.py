@@ -20,6 +20,7 @@ from trainer import worker as worker_module
 from trainer.ledger import TrialLedger
 from trainer.memory import grown_bytes, out_of_memory, smaller
 from trainer.space import Hyperparameters
+from trainer.vector_env import Problem
 
 
 def refusal() -> RuntimeError:
@@ -49,14 +50,14 @@ def test_smaller_is_the_next_choice_of_the_space_and_ends_at_its_edge() -> None:
 def test_a_trial_that_does_not_fit_fails_as_oom_and_is_tried_once_with_a_smaller_minibatch_under_its_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = ppo.train, refusal()
+    real, refused = ppo.train_portfolio, refusal()
 
-    def tight(**arguments: Any) -> ppo.TrainedPolicy:
-        if arguments["hyperparameters"].minibatch > 512:
+    def tight(problem: Problem, h: Hyperparameters, **arguments: Any) -> ppo.TrainedPolicy:
+        if h.minibatch > 512:
             raise refused
-        return real(**arguments)
+        return real(problem, h, **arguments)
 
-    monkeypatch.setattr(ppo, "train", tight)
+    monkeypatch.setattr(ppo, "train_portfolio", tight)
     with Lock(tmp_path / "run" / "worker-0.lock"):
         assert worker(tmp_path, settings(target_trials=2, train_steps=2000)).run()
     first, second = records(tmp_path)
@@ -74,10 +75,10 @@ def test_memory_that_is_always_refused_costs_one_retry_per_trial_and_no_crash_lo
 ) -> None:
     refused = refusal()
 
-    def none(**_: Any) -> ppo.TrainedPolicy:
+    def none(*_: Any, **__: Any) -> ppo.TrainedPolicy:
         raise refused
 
-    monkeypatch.setattr(ppo, "train", none)
+    monkeypatch.setattr(ppo, "train_portfolio", none)
     with Lock(tmp_path / "run" / "worker-0.lock"):
         assert worker(tmp_path, settings(target_trials=4)).run()
     found = records(tmp_path)
@@ -107,7 +108,9 @@ def test_a_worker_that_leaks_ends_between_two_trials_with_nothing_half_done(
 ) -> None:
     held = iter(range(10**9, 10**12, 10**9))
     monkeypatch.setattr(worker_module, "resident_bytes", lambda: next(held))
-    monkeypatch.setattr(ppo, "train", lambda **_: (_ for _ in ()).throw(ppo.TrainingDiverged("no matter")))
+    monkeypatch.setattr(
+        ppo, "train_portfolio", lambda *_, **__: (_ for _ in ()).throw(ppo.TrainingDiverged("no matter"))
+    )
     with Lock(tmp_path / "run" / "worker-0.lock"):
         leaking = worker(tmp_path, settings(target_trials=20))
         assert leaking.run() is False and leaking.recycle
@@ -123,8 +126,8 @@ def test_the_process_says_by_its_exit_that_it_wants_to_be_started_again(tmp_path
     code = (
         "import sys; from trainer import ppo; from trainer.__main__ import main\n"
         "kept = []\n"
-        "def leaking(**_): kept.append(bytearray(b'x' * 60_000_000)); raise ppo.TrainingDiverged('no matter')\n"
-        "ppo.train = leaking\n"
+        "def leaking(*_, **__): kept.append(bytearray(b'x' * 60_000_000)); raise ppo.TrainingDiverged('no matter')\n"
+        "ppo.train_portfolio = leaking\n"
         "sys.exit(main(['work', '--config', sys.argv[1], '--state-dir', sys.argv[2], '--name', 'worker-0']))"
     )
     done = subprocess.run(

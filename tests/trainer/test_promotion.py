@@ -23,7 +23,7 @@ from trainer.evaluate import pooled, run_policy
 from trainer.holdout import holdout_ledger
 from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
-from trainer.policy import Actor
+from trainer.policy import PerAssetPolicy, Sight
 from trainer.promote import Judge
 from trainer.splits import Fold
 from trainer.study import trial_dir
@@ -47,7 +47,7 @@ def dataset(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Dataset
 
 def policy(dataset: Dataset, config: Config, state_dir: Path, seed: int) -> PolicyArtifact:
     torch.manual_seed(seed)
-    actor = Actor(Layout.of(dataset.spec), 16, -0.5)
+    actor = PerAssetPolicy(Sight(layout=Layout.of(dataset.spec)), 16)
     with torch.no_grad():
         for p in actor.parameters():
             p.add_(0.5 * torch.randn_like(p))

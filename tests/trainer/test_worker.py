@@ -90,17 +90,17 @@ def test_a_trial_whose_training_diverges_or_whose_fold_raises_fails_by_name_and_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lessons: a failed fold was dropped and the trial scored on the others."""
-    real, calls = ppo.train, iter(range(100))
+    real, calls = ppo.train_portfolio, iter(range(100))
 
-    def failing(**arguments: Any) -> ppo.TrainedPolicy:
+    def failing(*positional: Any, **arguments: Any) -> ppo.TrainedPolicy:
         n = next(calls)
         if n == 1:  # the second fold of the first trial
             raise ppo.TrainingDiverged("the gradient is not finite")
         if n == 2:
             raise ZeroDivisionError("a bug")
-        return real(**arguments)
+        return real(*positional, **arguments)
 
-    monkeypatch.setattr(ppo, "train", failing)
+    monkeypatch.setattr(ppo, "train_portfolio", failing)
     with Lock(tmp_path / "run" / "worker-0.lock"):
         assert worker(tmp_path, settings(target_trials=3)).run()
     first, second, third = records(tmp_path)
@@ -116,6 +116,40 @@ def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
         assert not worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 3).run()
         assert records(tmp_path)[0]["failure"] == "stopped"
         assert worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 0).run() is False
+
+
+def test_a_stopped_trial_goes_on_where_it_was_and_ends_in_the_policy_it_would_have_become(
+    worked: Path, tmp_path: Path
+) -> None:
+    """The same trial, stopped in its first and in its second fold, leaves the same artifacts bit for bit."""
+    polls = iter(range(10_000))
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        for stop_at in (2, 9):  # a fold is four updates; each update and each trial asks once
+            assert not worker(tmp_path, settings(target_trials=1), should_stop=lambda n=stop_at: next(polls) >= n).run()
+            assert list((tmp_path / "trials" / "s" / "0" / "checkpoints").glob("fold-*.safetensors"))
+        assert worker(tmp_path, settings(target_trials=1)).run()
+    finished = [r for r in records(tmp_path) if r["state"] == "COMPLETE"]
+    assert [r["failure"] for r in records(tmp_path)[:2]] == ["stopped", "stopped"]
+    assert finished[0]["fold_artifacts"] == records(worked)[0]["fold_artifacts"]
+    assert finished[0]["score"] == records(worked)[0]["score"]
+    assert not list((tmp_path / "trials").rglob("*.safetensors"))  # of finished trials nothing is kept
+
+
+def test_a_checkpoint_that_does_not_fit_is_said_and_the_training_begins_anew(worked: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "trials" / "s" / "0" / "checkpoints" / "fold-0-seed-0.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a checkpoint")
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        assert worker(tmp_path, settings(target_trials=1)).run()
+    assert records(tmp_path)[0]["fold_artifacts"] == records(worked)[0]["fold_artifacts"]
+
+
+def test_the_artifact_tells_the_shaping_apart_from_what_was_earned_and_carries_the_normalisers(worked: Path) -> None:
+    training = PolicyArtifact.load(worked / "artifacts" / records(worked)[1]["artifact"]).training
+    assert training["hyperparameters"]["reward_drawdown_penalty"] > 0  # a random trial
+    assert training["shaping_bps"] != 0 and np.isfinite(training["reward_bps"])
+    assert training["scales"]["reward_count"] > training["steps"] - 1 and training["scales"]["value_deviation"] > 0
+    assert training["hyperparameters"] == records(worked)[1]["parameters"]
 
 
 def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
