@@ -1,5 +1,6 @@
 """From the best trials to the champion, or to the printed reason why there is none."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from daemon.child.config import Config
 from features.actor import constant_raw
 from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
-from features.files import held, read_json
+from features.files import held, read_json, write_atomic
 from features.pipeline import compute
 from trainer import gates
 from trainer.baselines import DAY_S, FIXED_BASELINE, bound_names, run_baselines
@@ -42,6 +43,28 @@ def completed_trials(state_dir: Path, study: str) -> list[dict[str, Any]]:
     records = [read_json(p) for p in (state_dir / "trials" / study).glob("*/trial.json")]
     scored = [r for r in records if r["state"] == "COMPLETE" and r.get("score") is not None]
     return sorted(scored, key=lambda r: (-r["score"], r["number"]))
+
+
+def incumbent(state_dir: Path, study: str) -> list[float] | None:
+    """Excess log return per bar in each fold of the configuration judged last, mean over fresh seeds."""
+    path = _incumbent_path(state_dir, study)
+    return list(read_json(path)["excess_per_bar"]) if path.exists() else None
+
+
+def _incumbent_path(state_dir: Path, study: str) -> Path:
+    return state_dir / "trials" / study / "incumbent.json"
+
+
+def fallback(config: Config, state_dir: Path, dataset: Dataset) -> str:
+    """The artifact held without a champion: cash or equal weight as a constant policy, on the same path as any."""
+    n, where = dataset.bars.n_tickers, arena(config, state_dir)
+    share = 1.0 / n if config.promotion.without_champion == "equal_weight" else 0.0
+    policy = PolicyArtifact(
+        kind="constant", width=1, spec=dataset.spec, scaler=dataset.fit_scaler(dataset.folds[-1].train),
+        limits=where.limits, costs=where.costs, venue_rules=where.rules, weights={"raw": constant_raw(np.full(n, share))},
+        training={"baseline": config.promotion.without_champion},
+    )  # fmt: skip
+    return policy.save(state_dir / "artifacts").name
 
 
 class Judge:
@@ -72,14 +95,21 @@ class Judge:
         standing = self._standing(trials, complete=complete)
         return self._gatherer.gather(standing, parameters, self._pause if complete else None)
 
-    def judge(self, *, complete: bool = True, due: Callable[[], bool] = lambda: True) -> Judgement | None:
-        """Judge and write the report; None when it is not `due` any more. One judge at a time; changes no champion."""
+    def judge(
+        self, *, complete: bool = True, due: Callable[[], bool] = lambda: True,
+        settle: Callable[[Judgement], None] = lambda _: None,
+    ) -> Judgement | None:  # fmt: skip
+        """Judge, write the report and `settle`; None when it is not `due` any more. One judge at a time.
+
+        By itself it changes no champion.
+        """
         with held(self.state_dir / "run" / "judge.lock", pause=self._pause):
             if not due():
                 return None
             trials = completed_trials(self.state_dir, self.study)
             judgement = self._judged(trials, complete=complete)
             write_report(self.state_dir, judgement, at_utc=self.clock.now_utc().isoformat())
+            settle(judgement)
         return judgement
 
     def publish(self, judgement: Judgement) -> None:
@@ -92,24 +122,13 @@ class Judge:
         )  # fmt: skip
         Pointer(self.state_dir).decide(decision, at_utc=self.clock.now_utc().isoformat())
 
-    def fallback(self) -> str:
-        """The artifact held without a champion: cash or equal weight as a constant policy, on the same path as any."""
-        n = self.dataset.bars.n_tickers
-        share = 1.0 / n if self.config.promotion.without_champion == "equal_weight" else 0.0
-        policy = PolicyArtifact(
-            kind="constant", width=1, spec=self.dataset.spec, scaler=self.dataset.fit_scaler(self.dataset.folds[-1].train),
-            limits=self.arena.limits, costs=self.arena.costs, venue_rules=self.arena.rules,
-            weights={"raw": constant_raw(np.full(n, share))},
-            training={"baseline": self.config.promotion.without_champion},
-        )  # fmt: skip
-        return policy.save(self.state_dir / "artifacts").name
-
     def _judged(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> Judgement:
         if not trials:
             return self._without_champion(None, (), (), "No champion: no trial has completed")
         standing = self._standing(trials, complete=complete)
         self._gatherer.gather(standing, {t["number"]: t["parameters"] for t in trials}, self._pause)
         evidence = [self._gatherer.evidence(c) for c in standing]
+        self._remember_incumbent(trials[0]["number"], evidence[0])
         verdicts = [self._verdict(e, trials) for e in evidence]
         best, seen = trials[0]["number"], tuple[Score, ...]()
         passed = [i for i, v in enumerate(verdicts) if not v.failed]
@@ -242,7 +261,7 @@ class Judge:
     ) -> Judgement:  # fmt: skip
         """The champion there is stays; where there is none, the configured baseline."""
         standing = self._standing_champion()
-        holds = standing or self.fallback()
+        holds = standing or fallback(self.config, self.state_dir, self.dataset)
         stays = (
             f"The champion {holds[:12]} stays"
             if standing
@@ -262,6 +281,13 @@ class Judge:
             except CappuccinoError:
                 return None
         return standing
+
+    def _remember_incumbent(self, number: int, evidence: Evidence) -> None:
+        """What a trial must not be worse than, fold by fold: the best configuration on seeds that did not choose it."""
+        fee = self.config.costs.fee_bps
+        earned = fold_excess(evidence.runs[fee], self._gatherer.baselines(fee)[FIXED_BASELINE])
+        record = {"number": number, "seeds": len(earned), "excess_per_bar": earned.mean(axis=0).tolist()}
+        write_atomic(_incumbent_path(self.state_dir, self.study), json.dumps(record).encode())
 
     def _replicated(self, replicate: Replicate, fold: int, artifact: str) -> None:
         self._ledger.append({

@@ -24,7 +24,7 @@ from trainer.holdout import holdout_ledger
 from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.policy import PerAssetPolicy, Sight
-from trainer.promote import Judge
+from trainer.promote import Judge, fallback
 from trainer.splits import Fold
 from trainer.study import trial_dir
 
@@ -260,8 +260,15 @@ def test_what_a_person_took_down_stays_down_until_a_person_puts_it_back(
         add_trial(tmp_path, config, dataset, number, score=float(number))
     champion = judged(tmp_path, lenient, dataset).champion
     assert champion is not None
-    fallback = judge(tmp_path, lenient, dataset).fallback()
-    down = Decision(action="demoted", champion=None, holds=fallback, study="s", trial=None, reason="asked", gates=())
+    down = Decision(
+        action="demoted",
+        champion=None,
+        holds=fallback(lenient, tmp_path, dataset),
+        study="s",
+        trial=None,
+        reason="asked",
+        gates=(),
+    )
     Pointer(tmp_path).decide(down, at_utc="later")
     again = judged(tmp_path, lenient, dataset)
     assert again.champion is None and "taken down by hand" in again.reason
