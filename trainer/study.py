@@ -68,7 +68,7 @@ class SharedStudy:
                     self.study.set_user_attr(key, value)
                 if not self.study.get_trials(deepcopy=False):
                     self.study.enqueue_trial(dict(first))
-                self.study.set_user_attr("begun", True)  # noqa: FBT003
+                self.study.set_user_attr("begun", True)
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
                     f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
@@ -144,7 +144,7 @@ class SharedStudy:
             if owner is not None and owner != self._worker and _is_alive(self._state_dir, owner):
                 continue
             path = trial_dir(self._state_dir, self._name, trial.number) / "trial.json"
-            record = read_json(path) if path.exists() else {"state": "RUNNING"}
+            record: dict[str, Any] = read_json(path) if path.exists() else {"state": "RUNNING"}
             if record["state"] == "RUNNING" or record.get("failure") in ("killed", "stopped"):
                 self._requeue(trial.number, record.get("failure") or "killed", seconds=0.0)
             else:  # killed after its end was written down and before it was told

@@ -21,9 +21,9 @@ from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, pooled, run_policy
+from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_bytes, smaller
-from trainer.judgement import Judgement
 from trainer.promote import Judge, incumbent
 from trainer.pruning import Look, look
 from trainer.report import fold_excess
@@ -79,7 +79,8 @@ class Worker:
         self.study = SharedStudy(
             state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,
             startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
-            identity=identity(config, dataset), recovered=self._recovered, first={p.name: getattr(known_good, p.name) for p in searched},
+            identity=identity(config, dataset), recovered=self._recovered,
+            first={p.name: getattr(known_good, p.name) for p in searched},
         )  # fmt: skip
         write_space(state_dir, config.study.name, searched)
         self._baseline = self._fixed_baseline()

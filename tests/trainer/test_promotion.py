@@ -1,6 +1,7 @@
 """Judging: what has not earned it is not promoted, the hold-out is opened last and once, and every number is kept."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
+from daemon.janitor.references import references
 from features.artifact import PolicyArtifact
 from features.errors import DataError
-from features.files import read_jsonl, write_atomic
+from features.files import read_json, read_jsonl, write_atomic
 from features.observation import Layout
 from trainer import gates, overfitting
 from trainer.champion import Decision, Pointer
@@ -110,6 +112,29 @@ def judged(state_dir: Path, config: Config, dataset: Dataset) -> Judgement:
     return verdict
 
 
+@pytest.fixture(scope="module")
+def judged_once(
+    config: Config, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Judge, Judgement]:
+    """Eight untrained networks, judged at the strict limits: nothing is opened."""
+    state_dir = tmp_path_factory.mktemp("judged")
+    for number in range(8):
+        add_trial(state_dir, config, dataset, number, score=float(number))
+    judging = judge(state_dir, config, dataset)
+    verdict = judging.judge()
+    assert verdict is not None
+    return state_dir, judging, verdict
+
+
+@pytest.fixture
+def searched(judged_once: tuple[Path, Judge, Judgement], tmp_path: Path) -> Path:
+    """A state directory of its own whose candidates are trained and run, and have no verdict yet."""
+    state_dir = tmp_path / "state"
+    shutil.copytree(judged_once[0], state_dir)
+    shutil.rmtree(state_dir / "reports")
+    return state_dir
+
+
 @pytest.fixture
 def lenient(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Limits at which an untrained network passes everything before the hold-out."""
@@ -120,21 +145,19 @@ def lenient(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def test_an_untrained_network_is_not_promoted_and_the_reasons_are_numbers(
-    tmp_path: Path, config: Config, dataset: Dataset
+    searched: Path, config: Config, dataset: Dataset
 ) -> None:
-    for number in range(3):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    verdict = judged(tmp_path, config, dataset)
-    assert verdict.champion is None and verdict.trial == 2  # the best one was judged
-    assert {g.gate for g in verdict.gates if not g.passed} >= {"G1", "G3", "G4"}
+    verdict = judged(searched, config, dataset)
+    assert verdict.champion is None and verdict.trial == 7  # the best one was judged
+    assert {g.gate for g in verdict.gates if not g.passed} >= {"G1", "G4"}
     parity = next(g for g in verdict.gates if g.gate == "G7")
     assert parity.passed and parity.value == 0 and "250 decisions" in parity.what
-    pointer = json.loads((tmp_path / "champion.json").read_bytes())
+    pointer = json.loads((searched / "champion.json").read_bytes())
     assert pointer["champion"] is None
-    held = PolicyArtifact.load(tmp_path / "artifacts" / pointer["holds"])
+    held = PolicyArtifact.load(searched / "artifacts" / pointer["holds"])
     assert held.kind == "constant"
-    assert "No champion" in (tmp_path / "reports" / "judgement-0001.txt").read_text()
-    assert not (tmp_path / "holdout.jsonl").exists()  # never opened for a candidate that failed before
+    assert "No champion" in (searched / "reports" / "judgement-0001.txt").read_text()
+    assert not (searched / "holdout.jsonl").exists()  # never opened for a candidate that failed before
 
 
 def test_without_any_finished_trial_the_trader_still_gets_something_to_hold(
@@ -145,85 +168,76 @@ def test_without_any_finished_trial_the_trader_still_gets_something_to_hold(
     assert (tmp_path / "artifacts" / verdict.holds / "manifest.json").exists()
 
 
-def test_a_champion_stays_when_a_later_candidate_fails(tmp_path: Path, config: Config, dataset: Dataset) -> None:
-    standing = add_trial(tmp_path, config, dataset, 7, score=-5.0)
+def test_a_champion_stays_when_a_later_candidate_fails(searched: Path, config: Config, dataset: Dataset) -> None:
+    standing = read_json(trial_dir(searched, "s", 3) / "trial.json")["artifact"]
     promoted = Decision(
-        action="promoted", champion=standing, holds=standing, study="s", trial=7, reason="earlier", gates=()
+        action="promoted", champion=standing, holds=standing, study="s", trial=3, reason="earlier", gates=()
     )
-    Pointer(tmp_path).decide(promoted, at_utc="then")
-    add_trial(tmp_path, config, dataset, 8, score=5.0)
-    verdict = judged(tmp_path, config, dataset)
-    assert verdict.trial == 8
+    Pointer(searched).decide(promoted, at_utc="then")
+    verdict = judged(searched, config, dataset)
+    assert verdict.trial == 7
     assert verdict.champion == verdict.holds == standing
     assert "stays" in verdict.reason
 
 
 def test_the_holdout_is_opened_only_after_every_other_gate_once_per_artifact_and_written_down(
-    tmp_path: Path, config: Config, dataset: Dataset, lenient: Config
+    searched: Path, config: Config, dataset: Dataset, lenient: Config
 ) -> None:
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    verdict = judged(tmp_path, lenient, dataset)
+    verdict = judged(searched, lenient, dataset)
     assert [g.gate for g in verdict.gates if g.gate != "G6" and not g.passed] == []
     last = [g for g in verdict.gates if g.gate == "G6"]
     assert len(last) == 2 and (verdict.champion is not None) == all(g.passed for g in last)
     assert len(verdict.holdout) > 5  # the candidate and the baselines
-    opened, seen = read_jsonl(tmp_path / "holdout.jsonl")
+    opened, seen = read_jsonl(searched / "holdout.jsonl")
     assert (opened["event"], seen["event"]) == ("opened", "seen")
     assert [g["value"] for g in seen["statistics"]["gates"]] == [g.value for g in last]
-    again = judged(tmp_path, lenient, dataset)  # a later milestone, the same best trial
+    again = judged(searched, lenient, dataset)  # a later milestone, the same best trial
     assert (again.champion, again.holdout) == (verdict.champion, verdict.holdout)
     assert [g for g in again.gates if g.gate == "G6"] == last
-    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == 2
+    assert len(read_jsonl(searched / "holdout.jsonl")) == 2
     with pytest.raises(DataError, match="already judged"):
-        holdout_ledger(tmp_path).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
+        holdout_ledger(searched).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
 
 
 def test_a_candidate_whose_judge_died_over_the_open_holdout_fails_and_is_not_looked_at_again(
-    tmp_path: Path, config: Config, dataset: Dataset, lenient: Config
+    searched: Path, config: Config, dataset: Dataset, lenient: Config, judged_once: tuple[Path, Judge, Judgement]
 ) -> None:
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    first = judge(tmp_path, config, dataset).judge()  # at the strict limits: nothing is opened
-    assert first is not None
+    first = judged_once[2]
     for standing in first.verdicts:
-        holdout_ledger(tmp_path).open(
+        holdout_ledger(searched).open(
             artifact=standing.artifact, data_sha256="0", who="a judge that died", at_utc="then"
         )
-    verdict = judged(tmp_path, lenient, dataset)
+    verdict = judged(searched, lenient, dataset)
     assert verdict.champion is None and "nothing was written down" in verdict.reason
-    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == len(first.verdicts)
+    assert len(read_jsonl(searched / "holdout.jsonl")) == len(first.verdicts)
 
 
 def test_a_candidate_is_judged_on_fresh_seeds_that_are_trained_once_and_never_on_the_run_that_chose_it(
-    tmp_path: Path, config: Config, dataset: Dataset
+    judged_once: tuple[Path, Judge, Judgement], config: Config, dataset: Dataset, searched: Path
 ) -> None:
-    for number in range(8):
-        searched = add_trial(tmp_path, config, dataset, number, score=float(number))
-    first = judge(tmp_path, config, dataset)
-    trains = first._gatherer._train
-    verdict = first.judge()
-    assert verdict is not None and isinstance(trains, Trains)
-    assert verdict.artifact != searched
+    _, judging, verdict = judged_once
+    trains = judging._gatherer._train
+    assert isinstance(trains, Trains)
+    chosen_by = json.loads((trial_dir(searched, "s", 7) / "trial.json").read_bytes())["artifact"]
+    assert chosen_by not in {v.artifact for v in verdict.verdicts}
     assert {v.candidate for v in verdict.verdicts} >= {"trial 7", "2 seeds of trial 7, averaged"}
     n_replicates = len({(t, s) for v in verdict.verdicts for t in v.trials for s in (0, 1)})
     assert trains.asked == 2 * n_replicates  # two folds
-    again = judge(tmp_path, config, dataset)
+    again = judge(searched, config, dataset)
     assert again.judge() == verdict and again._gatherer._train.asked == 0  # type: ignore[attr-defined]
-    ledger = TrialLedger(tmp_path / "ledger.jsonl")
+    ledger = TrialLedger(searched / "ledger.jsonl")
     assert ledger.count() == 8  # replicates are not tries
     assert sum(r["event"] == "replicated" for r in ledger.records()) == trains.asked
+    kept = references(searched, keep_top=0)
+    assert {f"artifacts/{read_json(p)['artifact']}" for p in searched.glob("trials/s/*/replicates/*.json")} <= set(kept)
 
 
 def test_an_ensemble_stands_as_its_own_candidate_with_its_own_numbers(
-    tmp_path: Path, config: Config, dataset: Dataset
+    judged_once: tuple[Path, Judge, Judgement],
 ) -> None:
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    verdict = judge(tmp_path, config, dataset).judge()
-    assert verdict is not None
+    state_dir, _, verdict = judged_once
     together = next(v for v in verdict.verdicts if v.candidate == "2 seeds of trial 7, averaged")
-    artifact = PolicyArtifact.load(tmp_path / "artifacts" / together.artifact)
+    artifact = PolicyArtifact.load(state_dir / "artifacts" / together.artifact)
     assert artifact.kind == "ensemble" and len(artifact.members) == 2
     assert {g.gate for g in together.gates} >= {"G1", "G2", "G3", "G4", "G5", "G7"}
     assert next(g for g in together.gates if g.gate == "G7").passed
@@ -232,12 +246,9 @@ def test_an_ensemble_stands_as_its_own_candidate_with_its_own_numbers(
 
 
 def test_the_report_shows_costs_intervals_and_regimes_beside_every_gate(
-    tmp_path: Path, config: Config, dataset: Dataset
+    judged_once: tuple[Path, Judge, Judgement],
 ) -> None:
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    verdict = judge(tmp_path, config, dataset).judge()
-    assert verdict is not None
+    state_dir, _, verdict = judged_once
     shown = verdict.verdicts[0].report
     assert [c.fee_bps for c in shown.costs] == [0.0, 10.0, 25.0, 50.0]
     wealth = [c.log_wealth for c in shown.costs]
@@ -245,30 +256,28 @@ def test_the_report_shows_costs_intervals_and_regimes_beside_every_gate(
     assert len(shown.against) == len(verdict.verdicts[0].validation) - 1
     assert all(a.excess.low <= a.excess.value <= a.excess.high for a in shown.against)
     assert sum(r.bars for r in shown.regimes) == verdict.verdicts[0].validation[0].n_bars
-    record = json.loads((tmp_path / "reports" / "judgement-0001.json").read_bytes())
+    record = json.loads((state_dir / "reports" / "judgement-0001.json").read_bytes())
     assert record["verdicts"][0]["report"]["against"][0]["baseline"] == "cash"
-    text = (tmp_path / "reports" / "judgement-0001.txt").read_text()
+    text = (state_dir / "reports" / "judgement-0001.txt").read_text()
     for piece in ("fee, bp a side", "excess log wealth a fold", "regime of the past month", "G4", "G5"):
         assert piece in text
 
 
 def test_what_a_person_took_down_stays_down_until_a_person_puts_it_back(
-    tmp_path: Path, config: Config, dataset: Dataset, lenient: Config, monkeypatch: pytest.MonkeyPatch
+    searched: Path, config: Config, dataset: Dataset, lenient: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gates, "holdout", lambda *a, **k: ())  # whatever is seen there
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    champion = judged(tmp_path, lenient, dataset).champion
+    champion = judged(searched, lenient, dataset).champion
     assert champion is not None
     down = Decision(
         action="demoted",
         champion=None,
-        holds=fallback(lenient, tmp_path, dataset),
+        holds=fallback(lenient, searched, dataset),
         study="s",
         trial=None,
         reason="asked",
         gates=(),
     )
-    Pointer(tmp_path).decide(down, at_utc="later")
-    again = judged(tmp_path, lenient, dataset)
+    Pointer(searched).decide(down, at_utc="later")
+    again = judged(searched, lenient, dataset)
     assert again.champion is None and "taken down by hand" in again.reason

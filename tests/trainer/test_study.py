@@ -101,6 +101,7 @@ def test_a_study_begun_on_other_data_refuses_to_go_on(tmp_path: Path) -> None:
     assert caught.value.exit_code == 78
 
 
-def test_one_caller_judges_each_milestone(tmp_path: Path) -> None:
-    study = opened(tmp_path)
-    assert [study.claim_judgement(n) for n in (2, 2, 3, 2, 3)] == [True, False, True, False, False]
+def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> None:
+    assert opened(tmp_path).judged() == 0
+    opened(tmp_path).mark_judged(2)
+    assert opened(tmp_path, "worker-1").judged() == 2
