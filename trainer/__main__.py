@@ -15,7 +15,7 @@ from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
-from trainer.verbs import VERBS
+from trainer.verbs import VERBS, require_own
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     from trainer.worker import Worker
 
     state_dir, name = arguments.state_dir, arguments.name
+    require_own(state_dir, config.study.name)
     clock, progress, stop = SystemClock(), Progress.from_environment(), StopRequest()
     with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")

@@ -31,7 +31,7 @@ def validate(config: Config, arguments: argparse.Namespace) -> int:
     from trainer.training import Trainer
 
     clock, log = SystemClock(), _logged(arguments, "judge")
-    _require_own(arguments.state_dir, config.study.name)
+    require_own(arguments.state_dir, config.study.name)
     dataset = load_dataset(config, arguments.state_dir, clock)
     trainer = Trainer(
         config=config, state_dir=arguments.state_dir, dataset=dataset, clock=clock,
@@ -251,9 +251,8 @@ def _fits(config: Config, state_dir: Path, artifact: str) -> None:
 
 def _decided(arguments: argparse.Namespace, decision: Decision, clock: Clock | None = None) -> int:
     Pointer(arguments.state_dir).decide(decision, at_utc=(clock or SystemClock()).now_utc().isoformat())
-    _logged(arguments, "judge").info(
-        "champion.decided", action=decision.action, champion=decision.champion, holds=decision.holds
-    )
+    log = _logged(arguments, "judge")
+    log.info("champion.decided", action=decision.action, champion=decision.champion, holds=decision.holds)
     record = {
         "action": decision.action,
         "champion": decision.champion,
@@ -269,7 +268,8 @@ def _logged(arguments: argparse.Namespace, child: str) -> FilteringBoundLogger:
     return get_logger()
 
 
-def _require_own(state_dir: Path, study: str) -> None:
+def require_own(state_dir: Path, study: str) -> None:
+    """ConfigurationError when the study is another system's."""
     if (state_dir / "trials" / study / "imported.json").exists():
         raise ConfigurationError(
             f"study {study!r} was imported: it can be read, not run or judged", hint="see `advise`"
