@@ -66,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--state-dir", type=Path, required=True)
         verb.add_argument("--name", default="" if name == "import-study" else f"foreground-{name}")
         verb.add_argument("--json", action="store_true")
-    for name in ("trials", "show", "export", "promote", "backtest", "import-study"):
+    for name in ("trials", "show", "export", "promote", "backtest", "focus", "import-study"):
         verbs.choices[name].add_argument("--study", default="", help="which study, where a number alone is ambiguous")
     for name in ("show", "export", "backtest"):
         verbs.choices[name].add_argument("trial", type=int)
+    verbs.choices["focus"].add_argument("--trial", type=int, default=None, help="this one again, on ten seeds")
     verbs.choices["trials"].add_argument("--top", type=int, default=20)
     verbs.choices["trials"].add_argument("--all", action="store_true", help="those without a score too")
     verbs.choices["promote"].add_argument("candidate", help="a trial's number, or the beginning of an artifact's id")

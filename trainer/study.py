@@ -8,7 +8,7 @@ for and none to guess. A killed trial is retried once, with the same parameters,
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock, read_json, write_atomic
-from trainer.space import Hyperparameters, Parameter
+from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
@@ -46,10 +46,10 @@ class SharedStudy:
 
     def __init__(
         self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
-        identity: StudyIdentity, first: Mapping[str, Any],
+        identity: StudyIdentity, first: Mapping[str, Any], parent: str = "",
         recovered: Callable[[int, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:  # fmt: skip
-        """`first`: the searched values that a new study tries before any other.
+        """`first`: the searched values that a new study tries before any other. parent: the study that it narrows.
 
         `recovered` is called with number and record of a trial that ended but whose worker was killed before it could say so.
         """
@@ -66,6 +66,8 @@ class SharedStudy:
             if "begun" not in stored:  # or its first worker was killed over it
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
                     self.study.set_user_attr(key, value)
+                if parent:
+                    self.study.set_user_attr("parent", parent)
                 if not self.study.get_trials(deepcopy=False):
                     self.study.enqueue_trial(dict(first))
                 self.study.set_user_attr("begun", True)
@@ -207,12 +209,6 @@ def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     record = json.loads(path.read_bytes()) if path.exists() else {"study": study, "number": number}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
-
-
-def write_space(state_dir: Path, study: str, searched: Sequence[Parameter]) -> None:
-    """The searched ranges as plain JSON beside the trials, for readers without Optuna."""
-    space = {p.name: p.to_dict() for p in searched}
-    write_atomic(state_dir / "trials" / study / "space.json", json.dumps(space, indent=1).encode())
 
 
 def _finished(trials: list[FrozenTrial]) -> int:

@@ -192,6 +192,27 @@ def backtest(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def focus(config: Config, arguments: argparse.Namespace) -> int:
+    """Print the overlay of a study around the best trials of this one, or of one trial over and over."""
+    from trainer.promote import completed_trials
+    from trainer.routes import around_the_best, overlay, the_same_again
+    from trainer.space import search_space
+
+    space = search_space(config.study.policy, config.features.stack_bars)
+    if arguments.trial is None:
+        parent = arguments.study or config.study.name
+        ranges, name = around_the_best(completed_trials(arguments.state_dir, parent), space), f"{parent}-focused"
+    else:
+        record = find_trial(arguments.state_dir, arguments.study, arguments.trial)
+        parent, name = record["study"], f"{record['study']}-{record['number']}-again"
+        ranges = the_same_again(record["parameters"], space)
+    if arguments.json:
+        print(json.dumps({"name": name, "parent": parent, "ranges": ranges}))
+    else:
+        print(overlay(name=name, parent=parent, ranges=ranges, replicate=arguments.trial is not None))
+    return 0
+
+
 def import_study(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001
     """Read another system's Optuna study into a record that `trials` and `advise` can read."""
     from trainer.import_study import read_study, write_study
@@ -205,7 +226,7 @@ def import_study(config: Config, arguments: argparse.Namespace) -> int:  # noqa:
 
 VERBS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
     "judge": validate, "trials": trials, "show": show, "export": export, "promote": promote, "demote": demote,
-    "rollback": rollback, "backtest": backtest, "import-study": import_study,
+    "rollback": rollback, "backtest": backtest, "focus": focus, "import-study": import_study,
 }  # fmt: skip
 
 

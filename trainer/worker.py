@@ -27,10 +27,11 @@ from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_byte
 from trainer.promote import Judge, incumbent
 from trainer.pruning import Look, look
 from trainer.report import fold_excess
+from trainer.routes import Route
 from trainer.score import excess_t, score
 from trainer.sharpe import sharpe, varies
-from trainer.space import Hyperparameters, defaults, search_space, suggest
-from trainer.study import SharedStudy, StudyIdentity, checkpoints, first_number, mark_trial, trial_dir, write_space
+from trainer.space import Hyperparameters
+from trainer.study import SharedStudy, StudyIdentity, checkpoints, first_number, mark_trial, trial_dir
 from trainer.training import ROOM_POLL_S, Stopped, Trainer
 
 
@@ -74,15 +75,14 @@ class Worker:
         self._durably = self.trainer.durably
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
         index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
-        searched = search_space(config.study.policy, dataset.spec.stack_bars)
-        known_good = defaults(config.study.policy)  # what a search has to improve on
+        self.route = Route.of(config.study.policy, dataset.spec.stack_bars, config.study.ranges)
         self.study = SharedStudy(
             state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,
             startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
             identity=identity(config, dataset), recovered=self._recovered,
-            first={p.name: getattr(known_good, p.name) for p in searched},
+            first=self.route.first(), parent=config.study.parent,
         )  # fmt: skip
-        write_space(state_dir, config.study.name, searched)
+        self.route.write(state_dir, config.study.name, parent=config.study.parent)
         self._baseline = self._fixed_baseline()
         self._index, self._after_trial = index, list[int]()
 
@@ -158,8 +158,7 @@ class Worker:
 
     def _run_trial(self, trial: optuna.Trial) -> None:
         began_s = self.clock.monotonic_s()
-        network, stack_bars = self.config.study.policy, self.dataset.spec.stack_bars
-        hyperparameters = self._durably(lambda: suggest(trial, network, stack_bars))
+        hyperparameters = self._durably(lambda: self.route.suggest(trial))
         study, number, chosen = self.config.study.name, trial.number, hyperparameters.to_dict()
         self._durably(lambda: self.ledger.started(
             study=study, number=number, data_sha256=self.dataset.data_sha256, parameters=chosen,
@@ -175,7 +174,7 @@ class Worker:
             self._durably(lambda: self.study.hand_back(trial, seconds=seconds))
             self.log.info("trial.handed_back", trial=trial.number)
             return
-        if failure == "oom" and (less := smaller(hyperparameters)) is not None:
+        if failure == "oom" and (less := smaller(hyperparameters)) is not None and self.route.allows(less):
             self._durably(lambda: self.study.retry_smaller(trial, less))
         objective = None if result is None else result.objective
         self._record(trial.number, result, failure, seconds)

@@ -83,6 +83,8 @@ class DataConfig:
 class StudyConfig:
     name: str = "default"
     policy: Literal["per_asset", "mlp"] = "per_asset"
+    parent: str = ""
+    ranges: tuple[str, ...] = ()
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2

@@ -36,6 +36,7 @@ VERBS = {
     "promote": ("program", "make a CANDIDATE champion that has passed every gate"),
     "demote": ("program", "take the champion down; the trader holds a baseline"),
     "rollback": ("program", "back to the champion before"),
+    "focus": ("program", "the overlay of a study around the best trials, or of one --trial again"),
     "import-study": ("program", "read an Optuna DATABASE of another system, for `trials` and `advise`"),
     "verify": ("program", "re-derive every paper decision by the training path"),
     "report": ("program", "paper equity beside the baselines on the same bars"),

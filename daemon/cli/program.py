@@ -19,6 +19,7 @@ _COMMANDS = {
     "promote": ("trainer", "promote"),
     "demote": ("trainer", "demote"),
     "rollback": ("trainer", "rollback"),
+    "focus": ("trainer", "focus"),
     "import-study": ("trainer", "import-study"),
     "verify": ("paper_trader", "verify"),
     "report": ("paper_trader", "report"),
