@@ -175,9 +175,4 @@ def defaults(network: Network) -> Hyperparameters:
     return replace(Hyperparameters(), policy="mlp", width=256, learning_rate=3e-4)
 
 
-def suggest(trial: optuna.Trial, network: Network, stack_bars: int = 1) -> Hyperparameters:
-    searched = {p.name: p.suggest(trial) for p in search_space(network, stack_bars)}
-    return replace(defaults(network), **searched)
-
-
 assert {p.name for p in search_space("mlp", 2)} | {"policy"} == {f.name for f in fields(Hyperparameters)}
