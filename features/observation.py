@@ -55,6 +55,14 @@ class Layout:
         return asset, observation[..., n * f : n * f + g], observation[..., n * f + g : -3], observation[..., -3:]
 
 
+def observed_columns(spec: FeatureSpec) -> tuple[str, ...]:
+    """The name of every value of the observation, in its order."""
+    ages = [f", {n} bars before" if n else "" for n in reversed(range(spec.stack_bars))]
+    asset = [f"{t} {c}{age}" for t in spec.tickers for age in ages for c in spec.asset_columns]
+    shared = [f"{c}{age}" for age in ages for c in spec.shared_columns]
+    return (*asset, *shared, *(f"{t} weight" for t in spec.tickers), *ACCOUNT_FIELDS)
+
+
 def market_block(asset: NDArray[np.float32], shared: NDArray[np.float32], stack_bars: int) -> NDArray[np.float32]:
     """(R, N, F) and (R, G) scaled rows → (R - stack_bars + 1, market_size): the market half of the observation."""
     n_rows = len(asset) - stack_bars + 1

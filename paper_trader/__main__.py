@@ -1,8 +1,8 @@
-"""`python -m paper_trader VERB`: run, verify, report, rearm."""
+"""`python -m paper_trader VERB`: run the account, look at it, prove it, steer it."""
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,24 +10,26 @@ from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
 from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
+from daemon.child.market import costs
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
-from paper_trader import report as reporting
-from paper_trader.journal import Journal
+from paper_trader import drill as drills
+from paper_trader import operator, risk, shown
 from paper_trader.loop import Trader
-from paper_trader.parity import verify as verify_journal
+from paper_trader.session import Command
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = load_config(arguments.config)
-        return {"run": run, "verify": verify, "report": report, "rearm": rearm}[arguments.verb](config, arguments)
+        code: int = arguments.perform(config, arguments)
     except CappuccinoError as error:
         print(f"paper_trader {arguments.verb}: {error}", file=sys.stderr)
         get_logger().error("trader.failed", verb=arguments.verb, error=str(error))
         return error.exit_code
+    return code
 
 
 def run(config: Config, arguments: argparse.Namespace) -> int:
@@ -43,46 +45,52 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def verify(_: Config, arguments: argparse.Namespace) -> int:
-    """Re-derive every decision, fill and mark of the journal by the training path; exit 78 on any difference."""
-    journal = Journal(arguments.state_dir / "paper" / "journal.db", read_only=True)
-    result = verify_journal(journal, arguments.state_dir / "artifacts")
-    if arguments.json:
-        print(json.dumps(asdict(result)))
-    else:
-        print(
-            f"{result.decisions} decisions, {result.fills} fills and {result.marks} account marks re-derived from the "
-            f"stored bars by the training path: {len(result.mismatches)} mismatches"
-        )
-        print("".join(f"  {line}\n" for line in result.mismatches[:20]), end="")
-    return 78 if result.mismatches else 0
+def told(command: Command, says: str) -> Callable[[Config, argparse.Namespace], int]:
+    def perform(_: Config, arguments: argparse.Namespace) -> int:
+        request = operator.ask(arguments.state_dir, command, SystemClock())
+        shown.say({"number": request.number, "command": str(command)}, says, as_json=arguments.json)
+        return 0
+
+    return perform
 
 
-def report(_: Config, arguments: argparse.Namespace) -> int:
-    """Paper equity beside the baselines on the same bars."""
-    journal = Journal(arguments.state_dir / "paper" / "journal.db", read_only=True)
-    lines = reporting.lines(journal)
-    print(json.dumps([asdict(x) for x in lines]) if arguments.json else reporting.text(lines))
-    return 0
-
-
-def rearm(_: Config, arguments: argparse.Namespace) -> int:
-    """Clear a latched halt; the running trader must be restarted to see it."""
-    journal = Journal(arguments.state_dir / "paper" / "journal.db")
-    journal.rearm()
-    print("the halt is cleared; `cappuccinoctl restart paper_trader` lets a running trader see it")
-    return 0
+def drill(config: Config, arguments: argparse.Namespace) -> int:
+    """Let a shadow account fall until the kill switch stops it; exit 1 when it does not."""
+    limits = risk.Limits(**asdict(config.risk))
+    result = drills.kill_switch(limits, costs(config), arguments.state_dir / "paper")
+    record = drills.recorded(arguments.state_dir, result, SystemClock())
+    verdict = "passed" if result.passed else "FAILED"
+    shown.say(record, f"kill-switch drill {verdict}: {result.text}", as_json=arguments.json)
+    return 0 if result.passed else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paper_trader", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, function in (("run", run), ("verify", verify), ("report", report), ("rearm", rearm)):
+    soon = "the trader takes it up before its next bar, or when it is started"
+    performers: dict[str, Callable[[Config, argparse.Namespace], int]] = {
+        "run": run, "drill": drill, "verify": shown.verify, "report": shown.report, "paper": shown.paper,
+        "positions": shown.positions, "orders": shown.orders,
+        "pause": told(Command.PAUSE, f"no new decisions from now on; {soon}"),
+        "resume": told(Command.RESUME, f"decisions again; {soon}"),
+        "flatten": told(Command.FLATTEN, f"everything is sold, then nothing bought until `resume trading`; {soon}"),
+        "rearm": told(Command.REARM, f"the halt is forgotten, drawdowns count from here; {soon}"),
+    }  # fmt: skip
+    for name, function in performers.items():
         verb = verbs.add_parser(name, help=function.__doc__)
+        verb.set_defaults(perform=function)
         verb.add_argument("--config", type=Path, required=True)
         verb.add_argument("--state-dir", type=Path, required=True)
         verb.add_argument("--name", default=f"foreground-{name}")
         verb.add_argument("--json", action="store_true")
+        if name == "drill":
+            verb.add_argument("what", choices=["kill-switch"])
+        if name == "verify":
+            verb.add_argument("--since", default="", metavar="UTC", help="only what was settled from then on")
+        if name == "report":
+            verb.add_argument("--html", type=Path, default=None, metavar="FILE", help="write the equity curves as well")
+        if name == "orders":
+            verb.add_argument("--last", type=int, default=20, help="so many of the newest")
     return parser
 
 

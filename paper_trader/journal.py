@@ -8,30 +8,38 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from features.bars import Bars, empty_bars
+from features.bars import Bars
 from features.costs import Costs
 from features.decision import Decision
 from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
+from paper_trader import risk
+from paper_trader.bar_log import decoded, encoded
+from paper_trader.database import open_database, transaction
 
-SCHEMA = 1
+SCHEMA = 2
+STATES = ("INTENT", "UNKNOWN", "ACKED", "REJECTED", "ABANDONED", "CLOSED")  # see paper_trader.orders
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE bars (close_time_s INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE decisions (
-    close_time_s INTEGER PRIMARY KEY, artifact TEXT NOT NULL, observation_sha256 TEXT NOT NULL,
-    raw TEXT NOT NULL, target TEXT NOT NULL);
+    close_time_s INTEGER PRIMARY KEY, artifact TEXT NOT NULL, bars_sha256 TEXT NOT NULL, observation BLOB NOT NULL,
+    raw TEXT NOT NULL, target TEXT NOT NULL, guarded TEXT NOT NULL, flatten INTEGER NOT NULL, limits TEXT NOT NULL);
+CREATE TABLE risk (close_time_s INTEGER PRIMARY KEY, state TEXT NOT NULL);
+CREATE TABLE rearms (close_time_s INTEGER, after_decision INTEGER, PRIMARY KEY (close_time_s, after_decision));
+CREATE TABLE latencies (close_time_s INTEGER PRIMARY KEY, seconds REAL NOT NULL);
 CREATE TABLE intents (
     client_order_id TEXT PRIMARY KEY, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL, quantity TEXT NOT NULL,
-    state TEXT NOT NULL, UNIQUE (ticker, close_time_s));
+    sent_s REAL NOT NULL, expires_s REAL NOT NULL, state TEXT NOT NULL, order_id TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '', UNIQUE (ticker, close_time_s));
 CREATE TABLE fills (
     execution_id TEXT PRIMARY KEY, client_order_id TEXT NOT NULL, ticker TEXT NOT NULL, close_time_s INTEGER NOT NULL,
     quantity TEXT NOT NULL, price TEXT NOT NULL, fee_quote TEXT NOT NULL, fee_base TEXT NOT NULL);
@@ -41,22 +49,58 @@ CREATE TABLE marks (close_time_s INTEGER PRIMARY KEY, account TEXT NOT NULL, equ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An order that shall reach the broker once. quantity is signed base units; state INTENT, ACKED or CLOSED."""
+    """An order that shall reach the broker once. quantity is signed base units.
+
+    sent_s: when it was decided on, expires_s: from when on it is not sent any more (UTC epoch seconds).
+    state: see paper_trader.orders. order_id: the broker's own name for it, once known.
+    """
 
     client_order_id: str
     ticker: str
     close_time_s: int
     quantity: Decimal
+    sent_s: float
+    expires_s: float
     state: str = "INTENT"
+    order_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What became of one order."""
+
+    client_order_id: str
+    state: str
+    order_id: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """A fill with the broker's own id for it."""
+    """A fill with the broker's own id for it, and the order it belongs to."""
 
     execution_id: str
     client_order_id: str
     fill: Fill
+
+    def booked_at(self, close_time_s: int) -> Self:
+        """With the bar in which it is booked: a venue's fills carry moments of their own."""
+        return replace(self, fill=replace(self.fill, close_time_s=close_time_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A decision and what became of it. bars_sha256: chained over every stored bar up to it; guarded: (N,) what the
+
+    limits left of the target; flatten: an operator wanted everything sold.
+    """
+
+    artifact: str
+    bars_sha256: str
+    decision: Decision
+    guarded: tuple[float, ...]
+    flatten: bool
+    limits: risk.Limits
 
 
 class Journal:
@@ -67,6 +111,7 @@ class Journal:
         if read_only and not path.exists():
             raise DataError(f"no paper journal at {path}", hint="the trader has not started yet")
         self._connection = open_database(path, read_only=read_only, tables=_TABLES, schema=SCHEMA)
+        self._latencies: list[tuple[int, float]] = []
 
     def close(self) -> None:
         self._connection.close()
@@ -85,20 +130,18 @@ class Journal:
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self._insert_bars(history)
             self._insert_mark(history.last_close_s, opening, history.close[-1])
+            worth = float(opening.equity(history.close[-1]))
+            self._put_risk(
+                history.last_close_s,
+                risk.opened(history.n_tickers, equity=worth, close_time_s=history.last_close_s),
+            )
 
     def bars(self) -> Bars:
         """Every stored bar, oldest first; the anchor of the recursive features is the first."""
         meta = self.meta()
         tickers, timeframe_s = tuple(json.loads(meta["tickers"])), int(meta["timeframe_s"])
         rows = self._connection.execute("SELECT close_time_s, data FROM bars ORDER BY close_time_s").fetchall()
-        if not rows:
-            return empty_bars(tickers, timeframe_s)
-        values = np.stack([np.frombuffer(data, dtype="<f8").reshape(6, len(tickers)) for _, data in rows])
-        o, h, l, c, v, filled = (np.ascontiguousarray(values[:, i]) for i in range(6))
-        return Bars(
-            tickers=tickers, timeframe_s=timeframe_s, close_time_s=np.array([t for t, _ in rows], dtype=np.int64),
-            open=o, high=h, low=l, close=c, volume=v, filled=filled.astype(np.bool_),
-        )  # fmt: skip
+        return decoded(rows, tickers=tickers, timeframe_s=timeframe_s)
 
     def last_bar_s(self) -> int:
         return int(self._connection.execute("SELECT MAX(close_time_s) FROM bars").fetchone()[0])
@@ -108,8 +151,8 @@ class Journal:
         row = self._connection.execute("SELECT close_time_s, account FROM marks ORDER BY 1 DESC LIMIT 1").fetchone()
         return int(row[0]), ledger_from(json.loads(row[1]))
 
-    def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger) -> None:
-        """One closed bar: the bar itself, what filled at its open, and the account after it, in one transaction."""
+    def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger, state: risk.State) -> None:
+        """One closed bar: the bar, what filled at its open, account and limits after it, in one transaction."""
         with self._transaction() as db:
             self._insert_bars(bar)
             for execution in executions:
@@ -119,57 +162,112 @@ class Journal:
                     (execution.execution_id, execution.client_order_id, f.ticker, f.close_time_s, str(f.quantity),
                      str(f.price), str(f.fee_quote), str(f.fee_base)),
                 )  # fmt: skip
-            db.execute("UPDATE intents SET state = 'CLOSED' WHERE close_time_s < ?", (bar.last_close_s,))
+            db.execute(
+                "UPDATE intents SET state = 'CLOSED' WHERE state = 'ACKED' AND close_time_s < ?", (bar.last_close_s,)
+            )
             self._insert_mark(bar.last_close_s, account, bar.close[-1])
+            self._put_risk(bar.last_close_s, state)
+            db.executemany("INSERT OR REPLACE INTO latencies VALUES (?, ?)", self._latencies)
+            db.execute("DELETE FROM meta WHERE key = 'adopt'")
+        self._latencies = []
 
-    def decide(self, decision: Decision, artifact: str, intents: Sequence[Intent]) -> None:
-        """The decision and every order it calls for, before any of them is sent."""
+    def decide(self, decided: Decided, state: risk.State, intents: Sequence[Intent]) -> None:
+        """The decision, the limits' state after it and every order it calls for, before any of them is sent."""
+        d = decided.decision
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
-                (decision.close_time_s, artifact, decision.observation_sha256, json.dumps(decision.raw),
-                 json.dumps(decision.target)),
+                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (d.close_time_s, decided.artifact, decided.bars_sha256, d.observation, json.dumps(d.raw),
+                 json.dumps(d.target), json.dumps(decided.guarded), decided.flatten, json.dumps(asdict(decided.limits))),
             )  # fmt: skip
+            self._put_risk(d.close_time_s, state)
             for i in intents:
                 db.execute(
-                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?)",
-                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.state),
+                    "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
+                    (i.client_order_id, i.ticker, i.close_time_s, str(i.quantity), i.sent_s, i.expires_s, i.state),
                 )
 
-    def acknowledge(self, client_order_ids: Sequence[str]) -> None:
+    def note(self, notes: Sequence[Note]) -> None:
+        """What became of several orders, in one transaction."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE intents SET state = 'ACKED' WHERE client_order_id = ?", [(i,) for i in client_order_ids]
+                "UPDATE intents SET state = ?, order_id = ?, reason = ? WHERE client_order_id = ?",
+                [(n.state, n.order_id, n.reason, n.client_order_id) for n in notes],
             )
 
-    def unsent(self) -> list[Intent]:
-        """Orders whose sending was not confirmed: they are sent again under the same id."""
-        rows = self._connection.execute(
-            "SELECT client_order_id, ticker, close_time_s, quantity, state FROM intents WHERE state = 'INTENT' ORDER BY rowid"
-        )
+    def intents(self, *states: str, alive_at_s: float = 0.0) -> list[Intent]:
+        """Orders in one of these states (or in any) that had not expired by `alive_at_s`, in the order of writing."""
+        states = states or STATES
+        marks = ", ".join("?" * len(states))
+        rows = self._connection.execute(  # the marks are ours, not the user's
+            "SELECT client_order_id, ticker, close_time_s, quantity, sent_s, expires_s, state, order_id FROM intents"  # noqa: S608
+            f" WHERE state IN ({marks}) AND expires_s > ? ORDER BY rowid", (*states, alive_at_s)
+        )  # fmt: skip
         return [
-            Intent(client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), state=state)
-            for i, t, s, q, state in rows
-        ]
+            Intent(
+                client_order_id=i, ticker=t, close_time_s=s, quantity=Decimal(q), sent_s=sent, expires_s=expires,
+                state=state, order_id=order_id,
+            )
+            for i, t, s, q, sent, expires, state, order_id in rows
+        ]  # fmt: skip
 
-    def decision_at(self, close_time_s: int) -> tuple[str, Decision] | None:
-        """(artifact, decision) of one bar."""
-        row = self._connection.execute(
-            "SELECT close_time_s, artifact, observation_sha256, raw, target FROM decisions WHERE close_time_s = ?",
-            (close_time_s,),
-        ).fetchone()
-        return None if row is None else _decision(row)
+    def intent_ids(self, *, since_s: int) -> set[str]:
+        """Client order ids of every order decided on since."""
+        rows = self._connection.execute("SELECT client_order_id FROM intents WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows}
 
-    def decisions(self) -> list[tuple[str, Decision]]:
-        rows = self._connection.execute(
-            "SELECT close_time_s, artifact, observation_sha256, raw, target FROM decisions ORDER BY close_time_s"
+    def execution_ids(self, *, since_s: int) -> set[str]:
+        """Ids of every fill booked to a bar that closed since, and of those that are older than this journal."""
+        rows = self._connection.execute("SELECT execution_id FROM fills WHERE close_time_s >= ?", (since_s,))
+        return {i for (i,) in rows} | set(json.loads(self.meta().get("older_fills", "[]")))
+
+    def adopting(self) -> bool:
+        """Whether an operator has said that a venue's account is right as it stands."""
+        return "adopt" in self.meta()
+
+    def decision_at(self, close_time_s: int) -> bool:
+        """Whether this bar was decided on."""
+        return (
+            self._connection.execute("SELECT 1 FROM decisions WHERE close_time_s = ?", (close_time_s,)).fetchone()
+            is not None
         )
-        return [_decision(row) for row in rows]
 
-    def marks(self) -> list[tuple[int, Ledger, Decimal]]:
+    def last_decided(self) -> Decided | None:
+        row = self._connection.execute("SELECT * FROM decisions ORDER BY close_time_s DESC LIMIT 1").fetchone()
+        return None if row is None else _decided(row)
+
+    def decisions(self, *, since_s: int = 0) -> list[Decided]:
+        rows = self._connection.execute(
+            "SELECT * FROM decisions WHERE close_time_s >= ? ORDER BY close_time_s", (since_s,)
+        )
+        return [_decided(row) for row in rows]
+
+    def marks(self, *, since_s: int = 0) -> list[tuple[int, Ledger, Decimal]]:
         """(close time, account, equity) of every settled bar."""
-        rows = self._connection.execute("SELECT close_time_s, account, equity FROM marks ORDER BY close_time_s")
+        rows = self._connection.execute(
+            "SELECT close_time_s, account, equity FROM marks WHERE close_time_s >= ? ORDER BY close_time_s", (since_s,)
+        )
         return [(int(t), ledger_from(json.loads(a)), Decimal(e)) for t, a, e in rows]
+
+    def risk_states(self, *, since_s: int = 0) -> dict[int, risk.State]:
+        """Close time → the limits' state when everything about that bar was done."""
+        rows = self._connection.execute("SELECT close_time_s, state FROM risk WHERE close_time_s >= ?", (since_s,))
+        return {int(t): risk.state_from(json.loads(s)) for t, s in rows}
+
+    def rearms(self) -> set[tuple[int, bool]]:
+        """(close time, after the decision on that bar?) of every time an operator let a halted account go on."""
+        rows = self._connection.execute("SELECT close_time_s, after_decision FROM rearms")
+        return {(int(t), bool(after)) for t, after in rows}
+
+    def latencies(self, *, most: int) -> list[float]:
+        """Seconds from a bar at hand to its orders acknowledged, of the newest `most` decisions, oldest first."""
+        rows = self._connection.execute("SELECT seconds FROM latencies ORDER BY close_time_s DESC LIMIT ?", (most,))
+        return [float(s) for (s,) in rows][::-1]
+
+    def midnights(self) -> dict[int, float]:
+        """Close time → equity of the closes that end a UTC day."""
+        rows = self._connection.execute("SELECT close_time_s, equity FROM marks WHERE close_time_s % 86400 = 0")
+        return {int(t): float(e) for t, e in rows}
 
     def fills(self) -> list[Fill]:
         rows = self._connection.execute(
@@ -188,7 +286,7 @@ class Journal:
         tables = ("decisions", "intents", "fills", "marks")
         # the table names are ours, not the user's
         counted = {t: int(self._connection.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables}  # noqa: S608
-        open_orders = "SELECT COUNT(*) FROM intents WHERE state <> 'CLOSED'"
+        open_orders = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
         return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
 
     def halt(self, reason: str) -> None:
@@ -196,9 +294,31 @@ class Journal:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('halted', ?)", (reason,))
 
-    def rearm(self) -> None:
+    def told(self, number: int, *, operator: str | None = None, rearmed: risk.State | None = None) -> None:
+        """An operator's request, taken up once: another standing order, or the halt forgotten."""
         with self._transaction() as db:
-            db.execute("DELETE FROM meta WHERE key = 'halted'")
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('operator_number', ?)", (str(number),))
+            if operator is not None:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('operator', ?)", (operator,))
+            if rearmed is not None:
+                at_s = self.last_mark()[0]
+                (after,) = db.execute("SELECT COUNT(*) FROM decisions WHERE close_time_s = ?", (at_s,)).fetchone()
+                db.execute("DELETE FROM meta WHERE key = 'halted'")
+                # of a venue's account this also says that it is right as it stands now
+                db.execute(
+                    "INSERT OR IGNORE INTO meta SELECT 'adopt', 'yes' FROM meta WHERE key = 'broker' AND value <> 'simulated'"
+                )
+                db.execute("INSERT OR IGNORE INTO rearms VALUES (?, ?)", (at_s, after))
+                self._put_risk(at_s, rearmed)
+
+    def note_latency(self, close_time_s: int, seconds: float) -> None:
+        """Written down with the next bar: a number to look at is not worth a transaction."""
+        self._latencies.append((close_time_s, seconds))
+
+    def _put_risk(self, close_time_s: int, state: risk.State) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO risk VALUES (?, ?)", (close_time_s, json.dumps(risk.state_record(state)))
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -207,54 +327,13 @@ class Journal:
 
     def _insert_bars(self, bars: Bars) -> None:
         for k in range(bars.n_bars):
-            values = [getattr(bars, n)[k] for n in ("open", "high", "low", "close", "volume", "filled")]
-            data = np.stack([np.asarray(v, dtype="<f8") for v in values]).tobytes()
-            self._connection.execute("INSERT INTO bars VALUES (?, ?)", (int(bars.close_time_s[k]), data))
+            self._connection.execute("INSERT INTO bars VALUES (?, ?)", (int(bars.close_time_s[k]), encoded(bars, k)))
 
     def _insert_mark(self, close_time_s: int, account: Ledger, close: np.ndarray[Any, Any]) -> None:
         self._connection.execute(
             "INSERT INTO marks VALUES (?, ?, ?)",
             (close_time_s, json.dumps(ledger_record(account)), str(account.equity(close))),
         )
-
-
-def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> sqlite3.Connection:
-    """Open, check and if need be create a database. DataError when it is damaged or of another schema."""
-    if read_only:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("PRAGMA busy_timeout = 5000")
-        return connection
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON",
-                   "wal_autocheckpoint = 256", "journal_size_limit = 1048576"):  # fmt: skip
-        connection.execute(f"PRAGMA {pragma}")
-    verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    if verdict != "ok":
-        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version == 0:
-        with transaction(connection) as db:
-            for statement in tables.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {schema}")
-    elif version != schema:
-        raise DataError(f"{path} has schema {version}, this program writes {schema}")
-    return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """BEGIN IMMEDIATE … COMMIT, rolled back on any exception."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLITE_FULL has already rolled back, unless it was the COMMIT that failed
-            connection.execute("ROLLBACK")
-        raise
 
 
 def ledger_record(account: Ledger) -> dict[str, Any]:
@@ -274,8 +353,13 @@ def ledger_from(record: Mapping[str, Any]) -> Ledger:
     )  # fmt: skip
 
 
-def _decision(row: Sequence[Any]) -> tuple[str, Decision]:
-    return row[1], Decision(
-        close_time_s=int(row[0]), observation_sha256=row[2], raw=tuple(json.loads(row[3])),
-        target=tuple(json.loads(row[4])),
+def _decided(row: Sequence[Any]) -> Decided:
+    close_time_s, artifact, bars_sha256, observation, raw, target, guarded, flatten, limits = row
+    return Decided(
+        artifact=artifact, bars_sha256=bars_sha256, guarded=tuple(json.loads(guarded)), flatten=bool(flatten),
+        limits=risk.Limits(**json.loads(limits)),
+        decision=Decision(
+            close_time_s=int(close_time_s), observation=observation, raw=tuple(json.loads(raw)),
+            target=tuple(json.loads(target)),
+        ),
     )  # fmt: skip

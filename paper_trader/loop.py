@@ -1,42 +1,63 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
 import contextlib
-import json
 import shutil
 import sqlite3
+from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.market import Waiting, bar_source, costs, feature_spec, store_venue_rules, venue_rules
+from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
-from features.bars import Bars, epoch_s, utc_text
-from features.decision import Decider, MarketWindow
-from features.errors import ConfigurationError, DataError
-from features.files import disk_full, write_atomic
-from features.ledger import Ledger, plan_orders
-from features.pipeline import FeatureRows, FeatureStream, compute
+from features.bars import Bars, utc_text
+from features.errors import DataError
+from features.files import disk_full
+from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
+from paper_trader import risk
+from paper_trader.brokers import venue_broker
+from paper_trader.brokers.base import Broker, BrokerUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
-from paper_trader.champion import Holding, load_holding
+from paper_trader.champion import load_holding
+from paper_trader.comparison import Comparison
+from paper_trader.deciding import Deciding, ParityBroken
+from paper_trader.drill import is_due, kill_switch, recorded
+from paper_trader.drill import last as last_drill
 from paper_trader.journal import Journal
-from paper_trader.orders import intents
-from paper_trader.parity import Rederiver, difference
-from paper_trader.session import BarSettled, Decide, Event, Fault, Latch, Phase, PolicyLoaded, Session, step
+from paper_trader.opening import begin, require_same_account
+from paper_trader.operator import Requests
+from paper_trader.ordering import OrderFlow, Sendings
+from paper_trader.picture import Picture
+from paper_trader.session import (
+    BarSettled,
+    Command,
+    Decide,
+    Event,
+    Fault,
+    Latch,
+    NoBar,
+    Phase,
+    PolicyLoaded,
+    Session,
+    Standing,
+    Told,
+    Wait,
+    step,
+)  # fmt: skip
+from paper_trader.shadows import EQUAL
+from paper_trader.status import status_record
 
-ACCOUNT = "paper"
-EXTRA_HISTORY_BARS = 500  # beyond warm-up, so that recursive features have forgotten where history began
-PARITY_EVERY_BARS = 24
-STATUS_EVERY_S = 0.2
 POLL_S = 0.25
 OUTAGE_RETRY_S = 15.0
+CLOCK_EVERY_S = 600.0
+LATENCIES = 1000  # of so many decisions the percentiles are taken: six weeks of hours
 ROOM_BYTES = 2_097_152  # twice the journal's capped write-ahead log: the janitor's reserve file gives more than that
 
 
@@ -49,11 +70,13 @@ class Trader:
     ) -> None:  # fmt: skip
         self.config, self.state_dir, self.clock, self.progress, self.log = config, state_dir, clock, progress, log
         self.should_stop, self.crash_point = should_stop, crash_point
-        self._holding: Holding | None = None
-        self._window: MarketWindow | None = None
-        self._market_now: NDArray[np.float32] | None = None
         self._pointer_stamp_ns = -1
-        self._mismatches, self._status_due_s, self._pulses = 0, 0.0, 0
+        self._clock_offset_s: float | None = None
+        self._clock_due_s, self._at_hand_s = 0.0, clock.monotonic_s()
+        self._drill = last_drill(state_dir)
+        self._mismatches, self._pulses = 0, 0
+        self._picture = Picture(state_dir / "paper" / "status.json", clock)
+        self._sendings = Sendings(born_s=clock.now_utc().timestamp())
         self._halt_due = ""  # a halt that the journal has not taken yet
 
     def run(self) -> None:
@@ -70,6 +93,15 @@ class Trader:
                     if self._wait_for_policy():
                         self._trade()
                     return
+            except MarketUnavailable:
+                if self.should_stop():
+                    return
+                raise
+            except BrokerUnavailable as error:
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                if not self._wait_for_broker(error.retry_after_s or OUTAGE_RETRY_S):
+                    return
+                continue
             except (OSError, sqlite3.Error) as error:
                 if not disk_full(error):
                     raise
@@ -86,6 +118,14 @@ class Trader:
             self.clock.sleep(1.0)
         return False
 
+    def _wait_for_broker(self, seconds: float) -> bool:
+        """False when a stop is asked for first. The books are closed meanwhile."""
+        try:
+            self._waiting.sleep(seconds)
+        except MarketUnavailable:
+            return False
+        return True
+
     # opening ---------------------------------------------------------------------------------------------------
 
     def _open_market(self) -> None:
@@ -101,81 +141,61 @@ class Trader:
         store_venue_rules(self.config, self._source, self.state_dir, self._waiting)
         self._rules, self._costs = venue_rules(self.config, self.state_dir), costs(self.config)
         self._journal = books.enter_context(contextlib.closing(Journal(self.state_dir / "paper" / "journal.db")))
+        venue = venue_broker(
+            self.config, now_s=self._waiting.now_s, beat=lambda: self._pulse("asking the broker"),
+            keys=broker_keys(self.config),
+        )  # fmt: skip
+        if venue is not None:
+            books.enter_context(contextlib.closing(venue))
+        if not self._journal.meta():
+            begin(self._journal, self.config, self._spec, self._source, self._costs, self._rules, venue)
+            self.crash_point("begun")
         meta = self._journal.meta()
-        if not meta:
-            meta = self._begin()
-        self._require_same_market(meta)
+        require_same_account(meta, self.config, self._spec, self._costs, self._rules)
         self._start_s = int(meta["start_s"])
         self._last_s = self._source.last_close_s()
         self._settled_s, self._account = self._journal.last_mark()
-        self._broker = books.enter_context(contextlib.closing(SimulatedBroker(
+        broker: Broker = venue or books.enter_context(contextlib.closing(SimulatedBroker(
             self.state_dir / "paper" / "broker.db", costs=self._costs, rules=self._rules, opened_s=self._start_s,
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
-        bars = self._journal.bars()
-        self._stream = FeatureStream(self._spec, bars)
-        self._recent = _last_rows(bars, self._spec.warmup_bars, self._spec.stack_bars, lambda b: compute(b, self._spec))
+        self._orders = OrderFlow(
+            journal=self._journal, broker=broker, sendings=self._sendings, now_s=self._waiting.now_s,
+            pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
+        )  # fmt: skip
+        self._deciding = Deciding(
+            journal=self._journal, artifacts=self.state_dir / "artifacts", spec=self._spec, rules=self._rules,
+            limits=risk.Limits(**asdict(self.config.risk)),
+        )  # fmt: skip
+        self._comparison = books.enter_context(contextlib.closing(Comparison(
+            config=self.config, state_dir=self.state_dir, spec=self._spec, costs=self._costs, rules=self._rules,
+        )))  # fmt: skip
         self._processed = self._journal.counts()["marks"] - 1
-        self._close = bars.close[-1]
+        bars = self._journal.bars()
+        self._newest = bars.slice(bars.n_bars - 1, bars.n_bars)
         if self._halt_due:
             self._journal.halt(self._halt_due)
         halted = meta.get("halted", self._halt_due)
         self._session = Session(
             phase=Phase.HALTED if halted else Phase.IDLE, reason=halted,
-            max_drawdown=self.config.paper.max_drawdown_halt, stale_after_s=self.config.paper.stale_after_s,
+            operator=Standing(meta.get("operator", Standing.TRADE)), stale_after_s=self.config.paper.stale_after_s,
+            max_clock_offset_s=self.config.paper.max_clock_offset_s,
         )  # fmt: skip
-        self._holding, self._window, self._pointer_stamp_ns = None, None, -1
+        self._requests = Requests(self.state_dir, after=int(meta.get("operator_number", 0)))
+        self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
+        self._pointer_stamp_ns = -1
         books.callback(lambda: self._write_status(force=True))
+        self._orders.open(self._account, bars)  # ready only when no order's fate is open and the books agree
+        self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
-
-    def _begin(self) -> dict[str, str]:
-        """A new journal: history up to the bar at which the account opens, and the opening account."""
-        timeframe_s, needed = self._spec.timeframe_s, self._spec.warmup_bars + EXTRA_HISTORY_BARS
-        if self._replay:
-            if not self.config.paper.replay_start_utc:
-                raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
-            start_s = epoch_s(self.config.paper.replay_start_utc)
-        else:
-            start_s = self._source.last_close_s()
-        history = self._source.bars(after_s=start_s - needed * timeframe_s, until_s=start_s)
-        if history.n_bars and not self._replay:
-            # The newest bar has closed by the clock, which does not mean that the venue serves it yet.
-            start_s = history.last_close_s
-        if history.n_bars <= self._spec.warmup_bars or history.last_close_s != start_s:
-            raise ConfigurationError(
-                f"{self._source.name} gives {history.n_bars} bars up to {utc_text(start_s)}, "
-                f"{self._spec.warmup_bars + 1} are needed, the last of them closing then",
-                hint="choose a later paper.replay_start_utc, on the timeframe's grid, or give more history",
-            )
-        meta = {
-            "tickers": json.dumps(self._spec.tickers), "timeframe_s": str(timeframe_s), "start_s": str(start_s),
-            "fingerprint": self._spec.fingerprint, "source": self._source.name,
-            "costs": json.dumps(self._costs.to_dict()), "venue_rules": json.dumps(self._rules.to_dict()),
-        }  # fmt: skip
-        self._journal.begin(meta, history, Ledger.opened(self._spec.tickers, self.config.account.initial_cash))
-        self.crash_point("begun")
-        return meta
-
-    def _require_same_market(self, meta: dict[str, str]) -> None:
-        if meta["fingerprint"] != self._spec.fingerprint:
-            raise ConfigurationError(
-                "the paper journal was begun with another feature spec",
-                hint="keep market.tickers and [features] as they were, or move the paper/ directory away",
-            )
-        for name, now in (("costs", self._costs.to_dict()), ("venue_rules", self._rules.to_dict())):
-            if json.loads(meta[name]) != now:
-                raise ConfigurationError(
-                    f"the paper journal was begun with other {name}: {meta[name]}, now {json.dumps(now)}",
-                    hint="one account has one cost model; put it back, or move the paper/ directory away",
-                )
 
     # the loop --------------------------------------------------------------------------------------------------
 
     def _wait_for_policy(self) -> bool:
         """False when stopped first. Until the first judgement the trader waits, or holds cash, as configured."""
         while not self.should_stop():
-            self._load_policy()
-            if self._holding is not None or self.config.paper.start_without_champion:
+            self._look_around()
+            if self._deciding.holding is not None or self.config.paper.start_without_champion:
                 self.progress.ready()
                 return True
             self._pulse("waiting for the first judgement")
@@ -184,29 +204,42 @@ class Trader:
         return False
 
     def _trade(self) -> None:
+        self._drill_if_due()
         self._finish_interrupted_bar()
         pace_s = 1.0 / self.config.paper.replay_bars_per_s if self.config.paper.replay_bars_per_s > 0 else 0.0
         while not self.should_stop():
             began_s = self.clock.monotonic_s()
             try:
-                bars = self._next_bars()
+                self._orders.tick()
+                self._ask_the_venues_clock(began_s)
+                self._take(self._next_bars())
             except MarketUnavailable as error:  # nothing was lost: the bars are read when the market is back
                 self.log.warning("trader.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
                 self._wait(error.retry_after_s or OUTAGE_RETRY_S)
                 continue
-            for k in range(bars.n_bars):
-                self._load_policy()
-                # of several bars that closed meanwhile only the newest may be traded on
-                self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
-                if self.should_stop():
-                    return
+            except BrokerUnavailable as error:  # nothing was booked: the bar is read and settled when it is back
+                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
+                continue
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
+            self._look_around()
             self._pulse(self._note())
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
                 self.clock.sleep(wait_s)
+
+    def _take(self, bars: Bars) -> None:
+        self._at_hand_s = self.clock.monotonic_s()
+        if bars.n_bars == 0 and not self._replay:
+            self._feed(NoBar(age_s=self.clock.now_utc().timestamp() - self._settled_s))
+        for k in range(bars.n_bars):
+            if self.should_stop():
+                return
+            self._look_around()
+            # of several bars that closed meanwhile only the newest may be traded on
+            self._on_bar(bars.slice(k, k + 1), fresh=self._replay or k == bars.n_bars - 1)
 
     def _next_bars(self) -> Bars:
         """One bar in a replay; live, everything that has closed since the last one."""
@@ -214,75 +247,74 @@ class Trader:
         return self._source.bars(after_s=self._settled_s, until_s=until_s)
 
     def _on_bar(self, bar: Bars, *, fresh: bool) -> None:
-        """Settle the bar, then decide on it if the session allows."""
-        executions = self._broker.executions(bar)
-        self.crash_point("broker settled")
-        account = self._account.book([e.fill for e in executions]).marked(bar.close[0])
-        self._journal.settle(bar, executions, account)
-        self.crash_point("bar settled")
-        self._account, self._settled_s, self._close = account, bar.last_close_s, bar.close[0]
+        """Settle the bar, then decide on it if the session allows; the shadows follow when the orders are out."""
+        self._account = self._orders.settle(
+            bar, self._account, limited=lambda account, fills: self._deciding.limited(bar, account, fills)
+        )
+        self._settled_s, self._newest = bar.last_close_s, bar
         self._processed += 1
-        row = self._stream.update(bar)
-        self._recent = [*self._recent, row][-self._spec.stack_bars :]
-        market = None if self._window is None else self._window.push(row)
-        self._decide_if_allowed(bar, market, fresh=fresh)
+        row = self._deciding.seen(bar)
+        self._decide_if_allowed(bar, fresh=fresh)
+        news = self._comparison.walk(bar, row, self._worth())
+        for reason in news.ended:
+            self.log.warning("trader.shadow_ended", reason=reason)
+        if news.losing:
+            self.log.error("trader.losing", against=EQUAL, false_alarm=self.config.paper.loss_alarm)
+        self._drill_if_due()
         self._pulse(self._note())
         self._write_status()
 
-    def _decide_if_allowed(self, bar: Bars, market: NDArray[np.float32] | None, *, fresh: bool) -> None:
-        worth = float(self._account.equity(bar.close[0]))
+    def _halt_if_books_differ(self) -> None:
+        if text := self._orders.difference:
+            self._feed(Fault(reason=f"the journal's account is not the broker's: {text}"))
+
+    def _decide_if_allowed(self, bar: Bars, *, fresh: bool) -> None:
+        self._halt_if_books_differ()
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
-            drawdown=1.0 - worth / float(self._account.peak), age_s=age_s if fresh else float("inf"),
-            account_agrees=self._broker.account() == self._account,
+            age_s=age_s if fresh else float("inf"), account_agrees=not self._orders.difference,
+            alarm=self._deciding.alarm(bar, self._account), clock_offset_s=self._clock_offset_s,
         )  # fmt: skip
         for effect in self._feed(event):
-            if isinstance(effect, Decide) and market is not None:
-                self._decide(bar, market)
+            if isinstance(effect, Decide):
+                self._decide(bar)
 
-    def _decide(self, bar: Bars, market: NDArray[np.float32]) -> None:
-        holding = self._holding
-        assert holding is not None
+    def _decide(self, bar: Bars) -> None:
         try:
-            decision = self._decider.decide(
-                market=market, ledger=self._account, close=bar.close[0], close_time_s=bar.last_close_s
-            )
+            decided, ruling = self._deciding.decide(bar, self._account, flatten=self._session.flatten)
         except DataError as error:
+            self._mismatches += isinstance(error, ParityBroken)
             self._feed(Fault(reason=str(error)))
             return
-        if self._processed % PARITY_EVERY_BARS == 1:
-            again = Rederiver(holding.artifact, self._journal.bars()).decision(bar.last_close_s, self._account)
-            if text := difference(decision, again):
-                self._mismatches += 1
-                self._feed(Fault(reason=f"parity: {text}"))
-                return
-        orders = plan_orders(self._account, np.array(decision.target), bar.close[0], self._rules)
-        wanted = intents(orders, account=ACCOUNT, artifact=holding.artifact_id, close_time_s=bar.last_close_s)
-        self._journal.decide(decision, holding.artifact_id, wanted)
-        self.crash_point("decided")
-        self._send()
-
-    def _send(self) -> None:
-        """Send every intent that was not confirmed; the broker knows an id it has seen."""
-        unsent = self._journal.unsent()
-        for intent in unsent:
-            self._broker.submit(intent)
-            self.crash_point("submitted")
-        if unsent:
-            self._journal.acknowledge([i.client_order_id for i in unsent])
-            self.crash_point("acknowledged")
+        for event in ruling.events:
+            self.log.warning("trader.limited", rule=str(event.rule), ticker=event.ticker, reason=event.text)
+        self._orders.place(decided, ruling.state, ruling.orders, self._account)
+        took_s = self.clock.monotonic_s() - self._at_hand_s
+        self._latencies.append(took_s)
+        self._journal.note_latency(bar.last_close_s, took_s)
 
     def _finish_interrupted_bar(self) -> None:
-        """After a restart: send what was intended; decide on the newest bar if the crash came before that."""
-        self._send()
-        if not self._replay or self._journal.decision_at(self._settled_s) is not None:
+        """After a restart of a replay: decide on the newest bar if the crash came before that."""
+        if not self._replay or self._journal.decision_at(self._settled_s):
             return
-        if self._broker.account() != self._account:
-            return  # the broker has already settled the next bar; this one was never decided on, and is past
-        bars = self._journal.bars()
-        self._decide_if_allowed(bars.slice(bars.n_bars - 1, bars.n_bars), self._market_now, fresh=True)
+        if self._orders.is_past(self._settled_s):
+            return  # this bar was never decided on, and the broker has settled the next one
+        self._decide_if_allowed(self._newest, fresh=True)
 
     # helpers ---------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Between two bars: what the operator asked for, and whether another policy is to be traded."""
+        for request in self._requests.new():
+            self._feed(Told(command=request.command))
+            rearmed = request.command is Command.REARM
+            self._journal.told(
+                request.number, operator=str(self._session.operator),
+                rearmed=self._deciding.rearmed(self._newest.close[0], self._account) if rearmed else None,
+            )  # fmt: skip
+            self._halt_due = "" if rearmed else self._halt_due
+            self.log.warning("trader.told", command=str(request.command), number=request.number)
+        self._load_policy()
 
     def _load_policy(self) -> None:
         """Take up a new champion between two bars; the account goes on unchanged."""
@@ -291,23 +323,45 @@ class Trader:
         if stamp == self._pointer_stamp_ns:
             return
         self._pointer_stamp_ns = stamp
-        holding = load_holding(self.state_dir, self._spec)
-        if holding is None or (self._holding is not None and holding.artifact_id == self._holding.artifact_id):
+        self._comparison.enter(self._journal, self._deciding.recent)
+        holding, held = load_holding(self.state_dir, self._spec), self._deciding.holding
+        if holding is None or (held is not None and holding.artifact_id == held.artifact_id):
             return
-        self._holding, self._decider, self._window = holding, Decider(holding.artifact), MarketWindow(holding.artifact)
-        for row in self._recent:
-            self._market_now = self._window.push(row)
+        self._deciding.take_up(holding)
         self._feed(PolicyLoaded())
         self.log.info("trader.policy", artifact=holding.artifact_id, champion=holding.is_champion)
 
     def _feed(self, event: Event) -> tuple[Any, ...]:
         self._session, effects = step(self._session, event)
         for effect in effects:
-            if isinstance(effect, Latch):
-                self._halt_due = effect.reason
-                self._journal.halt(effect.reason)
-                self.log.error("trader.halted", reason=effect.reason)
+            match effect:
+                case Latch(reason=reason):
+                    self._halt_due = reason
+                    self._journal.halt(reason)
+                    self.log.error("trader.halted", reason=reason)
+                case Wait(reason=reason):
+                    self.log.warning("trader.waits", reason=reason)
         return effects
+
+    def _ask_the_venues_clock(self, now_s: float) -> None:
+        """Every ten minutes, live. An offset that cannot be had is an outage like any other."""
+        if self._replay or now_s < self._clock_due_s:
+            return
+        self._clock_offset_s = self._source.clock_offset_s()
+        self._clock_due_s = now_s + CLOCK_EVERY_S
+
+    def _drill_if_due(self) -> None:
+        """A kill switch that does not fire is worse than none: then nothing is traded."""
+        if not is_due(self._drill, self.clock) or self.config.risk.max_drawdown >= 1.0:
+            return
+        result = kill_switch(risk.Limits(**asdict(self.config.risk)), self._costs, self.state_dir / "paper")
+        self._drill = recorded(self.state_dir, result, self.clock)
+        self.log.info("trader.drilled", passed=result.passed, text=result.text)
+        if not result.passed:
+            self._feed(Fault(reason=f"the kill-switch drill failed: {result.text}"))
+
+    def _worth(self) -> float:
+        return float(self._account.equity(self._newest.close[0]))
 
     def _pulse(self, note: str) -> None:
         self._pulses += 1
@@ -322,39 +376,22 @@ class Trader:
             self.clock.sleep(min(1.0, until_s - self.clock.monotonic_s()))
 
     def _note(self) -> str:
-        worth = float(self._account.equity(self._close))
-        return f"{utc_text(self._settled_s)} equity {worth:.2f}" + (
-            " HALTED" if self._session.phase is Phase.HALTED else ""
-        )
+        halted = " HALTED" if self._session.phase is Phase.HALTED else ""
+        return f"{utc_text(self._settled_s)} equity {self._worth():.2f}{halted}"
 
     def _write_status(self, *, force: bool = False) -> None:
-        now_s = self.clock.monotonic_s()
-        if not force and now_s < self._status_due_s:
-            return
-        self._status_due_s = now_s + STATUS_EVERY_S
-        counts, worth = self._journal.counts(), float(self._account.equity(self._close))
+        self._picture.write(self._record, force=force)
+
+    def _record(self) -> dict[str, Any]:
+        close, started_with = self._newest.close[0], self.config.account.initial_cash
         total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
-        weights = self._account.weights(self._close)
-        record = {
-            "schema": 1, "state": str(self._session.phase), "reason": self._session.reason,
-            "artifact": None if self._holding is None else self._holding.artifact_id,
-            "champion": self._holding is not None and self._holding.is_champion,
-            "last_close_utc": utc_text(self._settled_s), "equity": worth, "cash": float(self._account.cash),
-            "weights": {t: round(float(w), 4) for t, w in zip(self._spec.tickers, weights, strict=True)},
-            "drawdown": 1.0 - worth / float(self._account.peak), "decisions": counts["decisions"],
-            "fills": counts["fills"], "orders_open": counts["open"], "mismatches": self._mismatches,
-            "processed_bars": self._processed, "total_bars": total, "started_with": self.config.account.initial_cash,
-            "return_since_start": worth / self.config.account.initial_cash - 1.0,
+        record = status_record(
+            session=self._session, account=self._account, close=close, settled_s=self._settled_s,
+            holding=self._deciding.holding, risk_state=self._deciding.state, counts=self._journal.counts(),
+            latencies_s=self._latencies, drill=self._drill,
+        )  # fmt: skip
+        return record | {
+            **self._comparison.shown(close), "mismatches": self._mismatches, "processed_bars": self._processed,
+            "total_bars": total, "started_with": started_with, "return_since_start": self._worth() / started_with - 1.0,
+            "clock_offset_s": self._clock_offset_s,
         }  # fmt: skip
-        try:
-            write_atomic(self.state_dir / "paper" / "status.json", json.dumps(record).encode())
-        except OSError as error:  # a picture for others: the journal is what counts, and it is asked next
-            if not disk_full(error):
-                raise
-
-
-def _last_rows(bars: Bars, warmup_bars: int, n_rows: int, rows_of: Callable[[Bars], FeatureRows]) -> list[FeatureRows]:
-    """The last `n_rows` feature rows of stored history, one record each."""
-    rows = rows_of(bars)
-    assert bars.n_bars > warmup_bars
-    return [rows.slice(k, k + 1) for k in range(max(0, rows.n_rows - n_rows), rows.n_rows)]

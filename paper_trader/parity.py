@@ -1,7 +1,7 @@
-"""Proof that the trader did what training would have done: every decision and every mark, computed again."""
+"""Proof that the trader did what training would have done: bars → features → policy → limits → orders → fills → equity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,9 +10,15 @@ import numpy as np
 from features.artifact import PolicyArtifact
 from features.bars import Bars, utc_text
 from features.decision import Decider, Decision, market_blocks
-from features.ledger import Ledger, plan_orders, simulate_fills
+from features.ledger import Fill, Ledger, simulate_fills
+from features.observation import observed_columns
 from features.pipeline import compute
-from paper_trader.journal import Journal, ledger_record
+from features.spec import FeatureSpec
+from paper_trader import risk
+from paper_trader.bar_log import chained
+from paper_trader.journal import Decided, Intent, Journal, ledger_record
+from paper_trader.ordering import ACCOUNT
+from paper_trader.orders import intents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,7 @@ class Verification:
     decisions: int
     marks: int
     fills: int
+    orders: int
     mismatches: tuple[str, ...]
 
 
@@ -41,41 +48,163 @@ class Rederiver:
         )
 
 
-def difference(stored: Decision, again: Decision) -> str:
-    """Which part differs, in words; empty when they are the same to the last bit."""
-    for name in ("observation_sha256", "raw", "target"):
+def difference(stored: Decision, again: Decision, spec: FeatureSpec) -> str:
+    """Which part differs, by bar and feature; empty when they are the same to the last bit."""
+    when = utc_text(stored.close_time_s)
+    if stored.observation != again.observation:
+        return f"{when}: {_first_feature(stored, again, spec)}"
+    for name in ("raw", "target"):
         if getattr(stored, name) != getattr(again, name):
-            return f"{utc_text(stored.close_time_s)}: {name} is not what the training path computes"
+            return f"{when}: {name} is not what the training path computes"
     return ""
 
 
-def verify(journal: Journal, artifacts: Path, *, beat: Callable[[int], None] = lambda _: None) -> Verification:
-    """Replay the whole journal: bars → features → policy → orders → fills → account, byte for byte."""
-    bars, marks = journal.bars(), journal.marks()
-    stored = {d.close_time_s: (artifact, d) for artifact, d in journal.decisions()}
-    rederivers: dict[str, Rederiver] = {}
-    mismatches: list[str] = []
-    costs, rules = journal.terms()
-    (_, account, _), fills = marks[0], []
+def _first_feature(stored: Decision, again: Decision, spec: FeatureSpec) -> str:
+    seen, derived = (np.frombuffer(d.observation, dtype="<f4") for d in (stored, again))
+    if len(seen) != len(derived):
+        return f"the observation has {len(seen)} values, the training path computes {len(derived)}"
+    differing = np.flatnonzero(seen.view(np.uint32) != derived.view(np.uint32))
+    i = int(differing[0])
+    return (
+        f"{len(differing)} of {len(seen)} features are not what the training path computes, the first "
+        f"{observed_columns(spec)[i]}: {seen[i]:.9g} seen, {derived[i]:.9g} computed"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What stands after a settled bar: the account, the limits' state, and the orders for the next open."""
+
+    account: Ledger
+    state: risk.State
     orders: tuple[tuple[str, Decimal], ...] = ()
-    for n, (close_time_s, marked, equity) in enumerate(marks):
-        k = bars.index_of(close_time_s)
+
+
+class _Checker:
+    """Walks one journal bar by bar beside its own derivation."""
+
+    def __init__(self, journal: Journal, artifacts: Path, since_s: int) -> None:
+        self.bars, marks = journal.bars(), journal.marks()
+        first = max((n for n, (at_s, _, _) in enumerate(marks) if at_s < since_s), default=0)
+        self.marks, self.first_s, self.whole = marks[first:], marks[first][0], first == 0
+        self.costs, self.rules = journal.terms()
+        self.mismatches: list[str] = []
+        self.n_decisions = self.n_orders = 0
+        self._decided = {d.decision.close_time_s: d for d in journal.decisions(since_s=self.first_s)}
+        self._states, self._rearms = journal.risk_states(since_s=self.first_s), journal.rearms()
+        self._artifacts, self._rederivers = artifacts, dict[str, Rederiver]()
+        self._chain, self._chained = "", 0
+        self._embedded, self._stored_fills = journal.meta()["broker"] == "simulated", journal.fills()
+        self._intents: dict[int, list[Intent]] = {}
+        for intent in journal.intents():
+            self._intents.setdefault(intent.close_time_s, []).append(intent)
+
+    def start(self) -> _Step:
+        """At the first mark: of a whole journal before its decision, else after it."""
+        _, account, equity = self.marks[0]
+        if self.whole:
+            state = risk.opened(self.bars.n_tickers, equity=float(equity), close_time_s=self.first_s)
+            return _Step(account=account, state=state)
+        orders = tuple((i.ticker, i.quantity) for i in self._intents.get(self.first_s, ()))
+        return _Step(account=account, state=self._states[self.first_s], orders=orders)
+
+    def view(self, k: int, account: Ledger, *, flatten: bool = False) -> risk.View:
+        return risk.View(
+            close_time_s=int(self.bars.close_time_s[k]), close=self.bars.close[k], account=account,
+            min_notional=self.rules.arrays(self.bars.tickers)[1], flatten=flatten,
+        )  # fmt: skip
+
+    def differs(self, close_time_s: int, text: str) -> None:
+        self.mismatches.append(f"{utc_text(close_time_s)}: {text}")
+
+    def decided_and_rearmed(self, k: int, now: _Step) -> _Step:
+        """Whatever happened between this close and the next bar."""
+        close_time_s, worth = int(self.bars.close_time_s[k]), float(now.account.equity(self.bars.close[k]))
+        if (close_time_s, False) in self._rearms:
+            now = replace(now, state=risk.rearmed(now.state, worth))
+        if (stored := self._decided.get(close_time_s)) is not None:
+            now = self._after_decision(k, now, stored)
+        if (close_time_s, True) in self._rearms:
+            now = replace(now, state=risk.rearmed(now.state, worth))
+        if now.state != self._states.get(close_time_s):
+            self.differs(close_time_s, "the limits' state is not what bars and fills make it")
+            now = replace(now, state=self._states.get(close_time_s, now.state))
+        return now
+
+    def _after_decision(self, k: int, now: _Step, stored: Decided) -> _Step:
+        close_time_s = stored.decision.close_time_s
+        self._check_bars(k, stored)
+        rederiver = self._rederiver(stored.artifact)
+        again = rederiver.decision(close_time_s, now.account)
+        if text := difference(stored.decision, again, rederiver.artifact.spec):
+            self.mismatches.append(text)
+        view = self.view(k, now.account, flatten=stored.flatten)
+        ruling = risk.rule(stored.limits, now.state, view, again.target, self.rules)
+        if ruling.target != stored.guarded:
+            self.differs(close_time_s, "guarded is not what the limits make of the target")
+        self._check_orders(stored, ruling.orders)
+        self.n_decisions, self.n_orders = self.n_decisions + 1, self.n_orders + len(ruling.orders)
+        return replace(now, state=ruling.state, orders=ruling.orders)
+
+    def fills(self, k: int, now: _Step) -> tuple[Fill, ...]:
+        """What filled in bar k. What a venue filled cannot be computed: there it is what is stored."""
+        if self._embedded:
+            return simulate_fills(now.account, now.orders, self.bars.slice(k, k + 1), self.costs, self.rules)
+        return tuple(f for f in self._stored_fills if f.close_time_s == int(self.bars.close_time_s[k]))
+
+    def _check_orders(self, decided: Decided, orders: tuple[tuple[str, Decimal], ...]) -> None:
+        """A venue is asked for no more than is held, in whole lots: there ids and sides are compared."""
+        at_s = decided.decision.close_time_s
+        wanted = intents(
+            orders, account=ACCOUNT, artifact=decided.artifact, close_time_s=at_s, sent_s=0.0, expires_s=0.0
+        )
+        derived, sent = ([_order(i, exact=self._embedded) for i in x] for x in (wanted, self._intents.get(at_s, [])))
+        if derived != sent if self._embedded else not set(sent) <= set(derived):
+            self.differs(at_s, "the orders are not those that the target calls for")
+
+    def _check_bars(self, k: int, stored: Decided) -> None:
+        self._chain = chained(self._chain, self.bars.slice(self._chained, k + 1))
+        self._chained = k + 1
+        if self._chain != stored.bars_sha256:
+            self.differs(stored.decision.close_time_s, "a bar up to here is not the one that was decided on")
+            self._chain = stored.bars_sha256  # so that one revised bar is not reported at every later one
+
+    def _rederiver(self, artifact: str) -> Rederiver:
+        if artifact not in self._rederivers:
+            self._rederivers[artifact] = Rederiver(PolicyArtifact.load(self._artifacts / artifact), self.bars)
+        return self._rederivers[artifact]
+
+
+def _order(intent: Intent, *, exact: bool) -> tuple[str, str, Decimal]:
+    quantity = intent.quantity if exact else Decimal(1).copy_sign(intent.quantity)
+    return intent.client_order_id, intent.ticker, quantity
+
+
+def verify(
+    journal: Journal, artifacts: Path, *, since_s: int = 0, beat: Callable[[int], None] = lambda _: None
+) -> Verification:
+    """Replay the journal, or what was settled and decided after the last bar before `since_s`, which is taken as it is."""
+    check = _Checker(journal, artifacts, since_s)
+    now, fills = check.start(), list[Fill]()
+    for n, (close_time_s, marked, equity) in enumerate(check.marks):
+        k = check.bars.index_of(close_time_s)
         if n > 0:
-            done = simulate_fills(account, orders, bars.slice(k, k + 1), costs, rules)
-            fills += list(done)
-            account, orders = account.book(done).marked(bars.close[k]), ()
-        if ledger_record(account) != ledger_record(marked) or account.equity(bars.close[k]) != equity:
-            mismatches.append(f"{utc_text(close_time_s)}: the account is not what its orders and fills make it")
-            account = marked  # go on from the stored account, so that one fault is not reported at every later bar
-        if close_time_s in stored:
-            artifact_id, decision = stored[close_time_s]
-            if artifact_id not in rederivers:
-                rederivers[artifact_id] = Rederiver(PolicyArtifact.load(artifacts / artifact_id), bars)
-            again = rederivers[artifact_id].decision(close_time_s, account)
-            if text := difference(decision, again):
-                mismatches.append(text)
-            orders = plan_orders(account, np.array(again.target), bars.close[k], rules)
+            done = check.fills(k, now)
+            fills += done
+            account = now.account.book(done).marked(check.bars.close[k])
+            now = _Step(account=account, state=risk.settled(now.state, check.view(k, account), done))
+        if ledger_record(now.account) != ledger_record(marked) or now.account.equity(check.bars.close[k]) != equity:
+            check.differs(close_time_s, "the account is not what its orders and fills make it")
+            now = replace(
+                now, account=marked
+            )  # go on from what is stored: one fault is not reported at every later bar
+        if n > 0 or check.whole:
+            now = check.decided_and_rearmed(k, now)
         beat(n)
-    if [*fills] != journal.fills():
-        mismatches.append(f"{len(fills)} fills re-derived, {len(journal.fills())} stored, or they differ")
-    return Verification(decisions=len(stored), marks=len(marks), fills=len(fills), mismatches=tuple(mismatches))
+    stored = [f for f in journal.fills() if f.close_time_s > check.first_s]
+    if fills != stored:
+        check.mismatches.append(f"{len(fills)} fills re-derived, {len(stored)} stored, or they differ")
+    return Verification(
+        decisions=check.n_decisions, marks=len(check.marks), fills=len(fills), orders=check.n_orders,
+        mismatches=tuple(check.mismatches),
+    )  # fmt: skip

@@ -1,197 +1,196 @@
-"""What a study's returns say about its search, as plain numbers for readers who do not train: `python -m trainer evidence`.
+"""What a judgement looks at: every candidate trained anew on fresh seeds, and run beside the baselines at every fee.
 
-The advisor asks for them as a program and never computes them itself: one implementation judges and reports.
+All of it is pieces that the study's workers share and that outlive them (`trainer.pieces`), so a judgement that is begun
+again, or that meets the same configuration at the next milestone, computes nothing twice.
 """
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features.files import write_atomic
-from trainer.baselines import FIXED_BASELINE
-from trainer.gates import MEAN_BLOCK_BARS, PBO_MIN_TRIALS
-from trainer.ledger import TrialLedger
-from trainer.overfitting import SAME_BET, clusters, correlations, count_trials, cscv
-from trainer.resampling import resampled_paths
-from trainer.score import SECONDS_PER_YEAR
-from trainer.sharpe import (
-    annualised,
-    deflated_sharpe,
-    expected_max_normal,
-    min_backtest_length_years,
-    moments,
-    sharpe,
-    varies,
-)
+from daemon.child.config import Config
+from features.artifact import PolicyArtifact, ensemble
+from features.files import read_json
+from trainer.baselines import run_baselines
+from trainer.candidates import Candidate, Replicate
+from trainer.dataset import Dataset
+from trainer.evaluate import Arena, Run, pooled, run_policy
+from trainer.gates import STRESS_FEES_BPS
+from trainer.pieces import Piece, work_off
+from trainer.splits import Fold
+from trainer.study import trial_dir
 
-Float = NDArray[np.float64]
-SAMPLED = 200  # trials whose returns are compared: 12,870 halves of them take 20 MB an array
-CELLS = 4_000_000  # at most so many returns in memory
-BEST = 50  # trials among which different bets are looked for
-MEMBERS = 5
-TARGET_ANNUAL_SHARPE = 1.0  # what MinBTL budgets for, as in its paper
-POINTS = 240  # of a curve that is drawn
-BAND_PATHS = 200
-COMPARED = Path("reports") / "compared.npz"
-LOGIT_EDGES = np.linspace(-6.0, 6.0, 25)
+SHOWN_FEES_BPS = (0.0, 10.0, 25.0, 50.0)
+FRESH = 1_000_000  # replicate numbers from here on were never used by a search
 
 
-def gather(
-    state_dir: Path,
-    study: str,
-    trials: Sequence[Mapping[str, Any]],
-    *,
-    timeframe_s: int,
-    seeds: int,
-    rng: np.random.Generator,
-) -> dict[str, Any] | None:
-    """trials: the study's scored ones. None before two of them have left their returns."""
-    folder = state_dir / "trials" / study
-    trials = [t for t in trials if (folder / str(t["number"]) / "returns.npz").exists()]
-    if len(trials) < 2:
-        return None
-    best = sorted(trials, key=lambda t: (-t["score"], t["number"]))
-    first = _returns(folder, best[0])
-    used = _sample(sorted(trials, key=lambda t: t["number"]), best[0], len(first))
-    returns = np.stack([_returns(folder, t) for t in used], axis=1)
-    ledger = TrialLedger(state_dir / "ledger.jsonl")
-    n_ever, sharpes = ledger.count(), ledger.sharpes()
-    counts = count_trials(returns, np.array([t["score"] for t in used]), n_ever=n_ever)
-    record: dict[str, Any] = {
-        "n_bars": len(first), "n_sampled": len(used), "best": best[0]["number"],
-        "counts": {n: getattr(counts, n) for n in ("raw", "clusters", "participation", "autocorrelation")},
-        **budget(n_ever, len(first) * timeframe_s / SECONDS_PER_YEAR / seeds),
-    }  # fmt: skip
-    compared = _compared(state_dir)
-    record |= _deflated(first, sharpes, record["counts"], SECONDS_PER_YEAR / timeframe_s)
-    record |= _overfitting(returns)
-    record |= _distinct(folder, best[:BEST], compared)
-    record["equity"] = _equity(compared, timeframe_s, rng)
-    return record
+class TrainFold(Protocol):
+    """Trains one configuration on one fold with one seed."""
+
+    def __call__(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact: ...
 
 
-def budget(n_ever: int, years: float) -> dict[str, Any]:
-    """How many trials `years` of judged bars can bear, and how many were started."""
-    allowed = _allowed(years)
-    return {
-        "years": years, "n_ever": n_ever, "target_annual_sharpe": TARGET_ANNUAL_SHARPE,
-        "years_needed": min_backtest_length_years(n_ever, TARGET_ANNUAL_SHARPE), "trials_allowed": allowed,
-        "trials_left": allowed - n_ever,
-        "chance_annual_sharpe": float(annualised(expected_max_normal(n_ever), 1.0 / years)),
-    }  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One candidate's policies and runs. artifacts: [run][fold]; runs: fee in bp → [run][fold].
+
+    parts: at the configured fee, the runs of every replicate by itself over all folds.
+    """
+
+    candidate: Candidate
+    artifacts: tuple[tuple[PolicyArtifact, ...], ...]
+    runs: Mapping[float, tuple[tuple[Run, ...], ...]]
+    parts: tuple[Run, ...]
+
+    @property
+    def deployed(self) -> PolicyArtifact:
+        """The first seed's policy of the last fold: fixed beforehand, never the luckiest."""
+        return self.artifacts[0][-1]
+
+    def pooled(self, fee_bps: float) -> tuple[Run, ...]:
+        """One run per seed over all folds."""
+        return tuple(pooled(self.candidate.name, folds) for folds in self.runs[fee_bps])
 
 
-def save_compared(state_dir: Path, returns: Mapping[str, Float]) -> None:
-    """Keep the returns (T,) of the candidate judged last, named first, and of its baselines on the same bars."""
-    data = io.BytesIO()
-    np.savez_compressed(data, names=np.array(list(returns)), returns=np.stack(list(returns.values())))
-    write_atomic(state_dir / COMPARED, data.getvalue())
+class Gatherer:
+    """Makes and reads the evidence of one study. `wait` is called while other workers make a piece."""
+
+    def __init__(
+        self, *, config: Config, state_dir: Path, dataset: Dataset, arena: Arena, train: TrainFold,
+        beat: Callable[[str], None], on_replicate: Callable[[Replicate, int, str], None],
+    ) -> None:  # fmt: skip
+        self._config, self._state_dir, self._dataset, self._arena = config, state_dir, dataset, arena
+        self._train, self._beat, self._on_replicate = train, beat, on_replicate
+
+    @property
+    def fees_bps(self) -> tuple[float, ...]:
+        """Of a policy; the configured fee first."""
+        return tuple(dict.fromkeys((self._config.costs.fee_bps, *SHOWN_FEES_BPS)))
+
+    @property
+    def baseline_fees_bps(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys((self._config.costs.fee_bps, *STRESS_FEES_BPS)))
+
+    def gather(
+        self, candidates: Sequence[Candidate], parameters: Mapping[int, Mapping[str, Any]],
+        wait: Callable[[], None] | None = None,
+    ) -> bool:  # fmt: skip
+        """Do what nobody else does; True when everything is there. parameters: of every trial that stands."""
+        folds = range(len(self._dataset.folds))
+        wanted = sorted({r for c in candidates for r in c.replicates}, key=lambda r: (r.seed, r.trial))
+        pieces = [self._trained(r, f, parameters[r.trial]) for r in wanted for f in folds]
+        pieces += [self._baselines(f, fee) for fee in self.baseline_fees_bps for f in folds]
+        if not work_off(pieces, wait=wait):
+            return False
+        policies = {
+            (p.artifact_id, f): p for c in candidates for run in (*c.runs, *((r,) for r in c.replicates))
+            for f in folds for p in (self._policy(run, f),)
+        }  # fmt: skip
+        return work_off([self._evaluated(p, f) for (_, f), p in policies.items()], wait=wait)
+
+    def evidence(self, candidate: Candidate) -> Evidence:
+        """After `gather` said that everything is there."""
+        folds = range(len(self._dataset.folds))
+        artifacts = tuple(tuple(self._policy(run, f) for f in folds) for run in candidate.runs)
+        stored = [[self._read(self._evaluated(p, f).path) for f, p in enumerate(run)] for run in artifacts]
+        alone = [
+            [self._read(self._evaluated(self._policy((r,), f), f).path) for f in folds] for r in candidate.replicates
+        ]
+        configured = f"{self._config.costs.fee_bps:g}"
+        return Evidence(
+            candidate=candidate, artifacts=artifacts,
+            runs={fee: tuple(tuple(s[f"{fee:g}"] for s in run) for run in stored) for fee in self.fees_bps},
+            parts=tuple(pooled(candidate.name, [s[configured] for s in part]) for part in alone),
+        )  # fmt: skip
+
+    def baselines(self, fee_bps: float) -> dict[str, tuple[Run, ...]]:
+        """Baseline → run per fold at one of `baseline_fees_bps`, after `gather`."""
+        folds = [self._read(self._baselines(f, fee_bps).path) for f in range(len(self._dataset.folds))]
+        return {name: tuple(f[name] for f in folds) for name in folds[0]}
+
+    def _trained(self, replicate: Replicate, fold: int, parameters: Mapping[str, Any]) -> Piece:
+        def make() -> bytes:
+            seed = fresh_seed(self._config.run.seed, replicate, fold)
+            note = f"trial {replicate.trial} again, fresh seed {replicate.seed + 1}, fold {fold + 1}"
+            artifact = self._train(parameters, self._dataset.folds[fold], seed=seed, note=note)
+            saved = artifact.save(self._state_dir / "artifacts").name
+            self._on_replicate(replicate, fold, saved)
+            return json.dumps({"artifact": saved, "seed": seed}).encode()
+
+        return Piece(path=self._replicate_path(replicate, fold), make=make)
+
+    def _policy(self, run: Sequence[Replicate], fold: int) -> PolicyArtifact:
+        """The saved policy of one run on one fold; an ensemble is saved when first asked for."""
+        artifacts = self._state_dir / "artifacts"
+        members = [PolicyArtifact.load(artifacts / read_json(self._replicate_path(r, fold))["artifact"]) for r in run]
+        if len(members) == 1:
+            return members[0]
+        training = {"study": self._config.study.name, "trials": [r.trial for r in run], "seeds": [r.seed for r in run]}
+        together = ensemble(members, training=training)
+        together.save(artifacts)
+        return together
+
+    def _evaluated(self, policy: PolicyArtifact, fold: int) -> Piece:
+        name = policy.artifact_id
+
+        def make() -> bytes:
+            runs = {}
+            for fee in self.fees_bps:
+                self._beat(f"judging {name[:12]} at {fee:g} bp, fold {fold + 1}")
+                runs[f"{fee:g}"] = run_policy(
+                    name[:12], policy, self._dataset.bars, self._dataset.rows, self._dataset.folds[fold].validate,
+                    self._arena.at_fee(fee),
+                )  # fmt: skip
+            return _packed(runs)
+
+        return Piece(path=self._folder / f"{name}-{fold}.npz", make=make)
+
+    def _baselines(self, fold: int, fee_bps: float) -> Piece:
+        def make() -> bytes:
+            self._beat(f"running the baselines at {fee_bps:g} bp, fold {fold + 1}")
+            where = self._arena.at_fee(fee_bps)
+            return _packed(run_baselines(self._dataset.bars, self._dataset.folds[fold].validate, where))
+
+        return Piece(path=self._folder / f"baselines-{fee_bps:g}-{fold}.npz", make=make)
+
+    @property
+    def _folder(self) -> Path:
+        return self._state_dir / "trials" / self._config.study.name / "evidence"
+
+    def _replicate_path(self, replicate: Replicate, fold: int) -> Path:
+        folder = trial_dir(self._state_dir, self._config.study.name, replicate.trial) / "replicates"
+        return folder / f"seed-{replicate.seed}-fold-{fold}.json"
+
+    def _read(self, path: Path) -> dict[str, Run]:
+        with np.load(path) as stored:
+            return {
+                str(name): _run(str(name), stored[f"{i}.series"], stored[f"{i}.totals"], self._arena.initial_cash)
+                for i, name in enumerate(stored["names"])
+            }
 
 
-def _compared(state_dir: Path) -> dict[str, Float]:
-    path = state_dir / COMPARED
-    if not path.exists():
-        return {}
-    with np.load(path) as stored:
-        return dict(zip((str(n) for n in stored["names"]), stored["returns"], strict=True))
+def fresh_seed(base: int, replicate: Replicate, fold: int) -> int:
+    return int(np.random.SeedSequence([base, replicate.trial, fold, FRESH + replicate.seed]).generate_state(1)[0])
 
 
-def _returns(folder: Path, trial: Mapping[str, Any]) -> Float:
-    with np.load(folder / str(trial["number"]) / "returns.npz") as stored:
-        found: Float = stored["returns"]
-    return found
+def _packed(runs: Mapping[str, Run]) -> bytes:
+    arrays: dict[str, Any] = {"names": np.array(list(runs))}
+    for i, run in enumerate(runs.values()):
+        arrays[f"{i}.series"] = np.stack([run.returns, run.cash_weight])
+        arrays[f"{i}.totals"] = np.array([run.turnover, run.fees, run.n_fills])
+    with io.BytesIO() as file:
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
 
 
-def _sample(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], n_bars: int) -> list[Mapping[str, Any]]:
-    """The best and as many others as fit, evenly over the search, in the order they ran."""
-    room = max(2, min(SAMPLED, CELLS // n_bars, len(trials)))
-    kept = {trials[i]["number"] for i in np.linspace(0, len(trials) - 1, room).round().astype(int)} | {best["number"]}
-    return [t for t in trials if t["number"] in kept]
-
-
-def _allowed(years: float) -> int:
-    """The most trials whose MinBTL is not longer than what there is."""
-    low, high = 1, 2
-    while min_backtest_length_years(high, TARGET_ANNUAL_SHARPE) <= years and high < 10**9:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (
-            (middle, high) if min_backtest_length_years(middle, TARGET_ANNUAL_SHARPE) <= years else (low, middle)
-        )
-    return low
-
-
-def _deflated(
-    returns: Float, sharpes: Sequence[float], counts: Mapping[str, float], bars_per_year: float
-) -> dict[str, Any]:
-    """dsr by way of counting; dsr_curve: [N, DSR]; the best trial's annual Sharpe ratio."""
-    if not varies(returns) or len(sharpes) < 2:
-        return {"dsr": {}, "dsr_curve": [], "best_annual_sharpe": None}
-    sr, (skew, kurtosis), variance = sharpe(returns), moments(returns), float(np.var(sharpes, ddof=1))
-
-    def dsr(n: float) -> float:
-        return deflated_sharpe(
-            sr, n_trials=max(1, round(n)), trial_variance=variance, n=len(returns), skew=skew, kurtosis=kurtosis
-        )[0]
-
-    top = max(100.0, 10.0 * counts["raw"])
-    curve = [[n, dsr(n)] for n in sorted({round(10 ** (k / 8)) for k in range(int(8 * math.log10(top)) + 1)})]
-    return {
-        "dsr": {n: dsr(c) for n, c in counts.items()}, "dsr_curve": curve,
-        "best_annual_sharpe": float(annualised(sr, bars_per_year)),
-    }  # fmt: skip
-
-
-def _overfitting(returns: Float) -> dict[str, Any]:
-    if returns.shape[1] < PBO_MIN_TRIALS or returns.shape[0] < 32:
-        return {"pbo": None, "pbo_slope": None, "pbo_loss": None, "logits": []}
-    found = cscv(returns)
-    counts, _ = np.histogram(np.clip(found.logits, -5.99, 5.99), LOGIT_EDGES)
-    shares = counts / len(found.logits)
-    return {
-        "pbo": found.pbo, "pbo_slope": found.slope, "pbo_loss": found.loss,
-        "logits": [[float(a), float(b), float(s)] for a, b, s in zip(LOGIT_EDGES, LOGIT_EDGES[1:], shares, strict=False)],
-    }  # fmt: skip
-
-
-def _distinct(folder: Path, best: Sequence[Mapping[str, Any]], compared: Mapping[str, Float]) -> dict[str, Any]:
-    """Which of the best trials are different bets, by the returns they have beyond 1/N, and how alike those remain."""
-    baseline = compared.get(FIXED_BASELINE)
-    returns = [_returns(folder, t) for t in best]
-    if baseline is None or len(baseline) != len(returns[0]):
-        return {"distinct_best": [], "distinct_correlation": None}
-    correlation = correlations(np.stack(returns, axis=1) - baseline[:, None])
-    labels = clusters(correlation, at_least=SAME_BET)
-    _, firsts = np.unique(labels, return_index=True)
-    chosen = sorted(int(i) for i in firsts)[:MEMBERS]
-    apart = correlation[np.ix_(chosen, chosen)][np.triu_indices(len(chosen), 1)]
-    return {
-        "distinct_best": [{"number": best[i]["number"], "score": best[i]["score"]} for i in chosen],
-        "distinct_correlation": float(apart.mean()) if len(apart) else None,
-    }  # fmt: skip
-
-
-def _equity(compared: Mapping[str, Float], timeframe_s: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Wealth of 1 at the start, by name, thinned; low and high: 90 % band of the candidate under the block bootstrap."""
-    if not compared:
-        return {}
-    names = list(compared)
-    length = len(compared[names[0]])
-    at = np.unique(np.linspace(0, length, min(POINTS, length + 1)).round().astype(int))
-    wealth = {n: np.concatenate([[1.0], np.cumprod(1.0 + r)]) for n, r in compared.items()}
-    paths = resampled_paths(
-        np.log1p(compared[names[0]]), at=at, mean_block=MEAN_BLOCK_BARS, n_resamples=BAND_PATHS, rng=rng
-    )
-    low, high = np.exp(np.quantile(paths, [0.05, 0.95], axis=0))
-    drawdown = {n: w / np.maximum.accumulate(w) - 1.0 for n, w in wealth.items()}
-    return {
-        "candidate": names[0], "days": (at * timeframe_s / 86_400).tolist(),
-        "wealth": {n: w[at].tolist() for n, w in wealth.items()}, "low": low.tolist(), "high": high.tolist(),
-        "drawdown": {n: d[at].tolist() for n, d in drawdown.items()},
-    }  # fmt: skip
+def _run(name: str, series: Any, totals: Any, initial_cash: float) -> Run:
+    equity = initial_cash * np.concatenate([[1.0], np.cumprod(1.0 + series[0])])
+    return Run(
+        name=name, returns=series[0], equity=equity, cash_weight=series[1], turnover=float(totals[0]),
+        fees=float(totals[1]), n_fills=int(totals[2]),
+    )  # fmt: skip

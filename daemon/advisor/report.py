@@ -239,7 +239,7 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
         )),
         ("probability of overfitting (PBO)", "not estimable" if e["pbo"] is None else
          f"{e['pbo']:.2f} over {e['n_sampled']} trials; the chosen one loses out of sample in {e['pbo_loss']:.0%} of halvings; "
-         f"slope out of sample on in sample {e['pbo_slope']:+.2f}"),
+         f"slope of the other half on the chosen half over the trials {e['pbo_persistence']:+.2f}"),
         ("budget (MinBTL)", budget),
     ]  # fmt: skip
     return [

@@ -1,16 +1,16 @@
 """The configuration as frozen records: every key has a type, unknown keys are errors that name the nearest known one."""
 
-import difflib
 import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
 
 
@@ -84,6 +84,8 @@ class DataConfig:
 class StudyConfig:
     name: str = "default"
     policy: Literal["per_asset", "mlp"] = "per_asset"
+    parent: str = ""
+    ranges: tuple[str, ...] = ()
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2
@@ -97,6 +99,8 @@ class StudyConfig:
 class PromotionConfig:
     automatic: bool = True
     every_trials: int = 50
+    seeds: int = 5
+    ensemble_members: int = 3
     dsr_threshold: float = 0.95
     max_drawdown: float = 0.5
     without_champion: Literal["cash", "equal_weight"] = "cash"
@@ -104,12 +108,31 @@ class PromotionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperConfig:
+    broker: Literal["simulated", "alpaca", "ccxt"] = "simulated"
+    broker_url: str = ""
     clock: Literal["live", "replay"] = "live"
     replay_start_utc: str = ""
     replay_bars_per_s: float = 0.0
     start_without_champion: bool = True
-    max_drawdown_halt: float = 0.35
     stale_after_s: float = 5400.0
+    max_clock_offset_s: float = 5.0
+    challengers: int = 3
+    loss_alarm: float = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskConfig:
+    max_weight: float = 1.0
+    min_cash_reserve: float = 0.0
+    stop_loss: float = 0.0
+    trailing_stop: float = 0.0
+    take_profit: float = 0.0
+    portfolio_trailing_stop: float = 0.0
+    daily_loss: float = 0.2
+    max_drawdown: float = 0.35
+    min_hold_bars: int = 0
+    cooldown_bars: int = 24
+    max_orders_per_hour: int = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +215,7 @@ class Config:
     study: StudyConfig = field(default_factory=StudyConfig)
     promotion: PromotionConfig = field(default_factory=PromotionConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
+    risk: RiskConfig = field(default_factory=RiskConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     janitor: JanitorConfig = field(default_factory=JanitorConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
@@ -223,10 +247,11 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
     hints = get_type_hints(Config)
     for name, values in record.items():
         if name not in known:
-            raise ConfigurationError(f"unknown section [{name}]", hint=_nearest(name, known))
-        sections[name] = _section(name, hints[name], values)
+            raise ConfigurationError(f"unknown section [{name}]", hint=nearest(name, known))
+        sections[name] = record_of(name, hints[name], values)
     config = Config(**sections)
     _check(config)
+    _check_limits(config)
     _check_daily(config)
     _check_order(config)
     return config
@@ -267,38 +292,6 @@ def _split(override: str) -> tuple[str, str, Any]:
     return section, key, value
 
 
-def _section(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
-    assert is_dataclass(kind)
-    types = get_type_hints(kind)
-    made = {}
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigurationError(f"unknown key {name}.{key}", hint=_nearest(key, types))
-        made[key] = _typed(f"{name}.{key}", types[key], value)
-    return kind(**made)  # type: ignore[operator]
-
-
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigurationError(f"{name} is {value!r}", hint=f"choose one of {', '.join(get_args(kind))}")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise ConfigurationError(f"{name} must be a list of texts, got {value!r}")
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigurationError(f"{name} must be of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
 def _check(config: Config) -> None:
     """Ranges and combinations that no type can express."""
     for section in fields(config):
@@ -315,6 +308,7 @@ def _check(config: Config) -> None:
         ("data.n_folds", config.data.n_folds), ("study.target_trials", config.study.target_trials),
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
+        ("promotion.seeds", config.promotion.seeds), ("promotion.ensemble_members", config.promotion.ensemble_members),
         ("advisor.every_trials", config.advisor.every_trials), ("daemon.torch_threads", config.daemon.torch_threads),
         ("notify.burst", config.notify.burst),
     )  # fmt: skip
@@ -326,8 +320,7 @@ def _check(config: Config) -> None:
             "market.tickers must be distinct and at least one", hint=f"got {config.market.tickers}"
         )
     for name, share in (
-        ("data.holdout_share", config.data.holdout_share), ("paper.max_drawdown_halt", config.paper.max_drawdown_halt),
-        ("promotion.dsr_threshold", config.promotion.dsr_threshold),
+        ("data.holdout_share", config.data.holdout_share), ("promotion.dsr_threshold", config.promotion.dsr_threshold),
     ):  # fmt: skip
         if not 0 < share < 1:
             raise ConfigurationError(f"{name} must lie between 0 and 1, got {share}")
@@ -337,6 +330,7 @@ def _check(config: Config) -> None:
             "market.recorded_path is empty",
             hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
         )
+    _check_broker(config)
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
 
@@ -344,6 +338,36 @@ def _check(config: Config) -> None:
 def _check_daily(config: Config) -> None:
     if config.advisor.daily_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", config.advisor.daily_at):
         raise ConfigurationError(f"advisor.daily_at is {config.advisor.daily_at!r}", hint='write hh:mm in UTC, or ""')
+
+
+def _check_limits(config: Config) -> None:
+    """Fractions that can be off: 1 for what is a ceiling, 0 for the others."""
+    risk, off_at_1, off_at_0 = config.risk, "above 0, at most 1 (off)", "below 1 (0 is off)"
+    shares = [(f"risk.{n}", getattr(risk, n), off_at_1) for n in ("max_weight", "max_drawdown")]
+    for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
+        shares.append((f"risk.{name}", getattr(risk, name), off_at_0))
+    for name, share, rule in (*shares, ("paper.loss_alarm", config.paper.loss_alarm, off_at_0)):
+        if not (0 < share <= 1 if rule is off_at_1 else share < 1):
+            raise ConfigurationError(f"{name} must be {rule}, got {share}")
+
+
+def _check_broker(config: Config) -> None:
+    """A venue's account trades at the venue's own prices, lots and time."""
+    broker, market = config.paper.broker, config.market
+    if broker == "simulated":
+        return
+    if config.paper.clock != "live":
+        raise ConfigurationError("a replay has old prices, a venue's account has today's", hint='paper.clock = "live"')
+    if broker == "alpaca" and (market.source, market.quote) != ("alpaca", "USD"):
+        raise ConfigurationError(
+            f"paper.broker is alpaca, the bars are {market.source}'s in {market.quote}",
+            hint='set market.source = "alpaca" and market.quote = "USD"',
+        )
+    if broker == "ccxt" and (market.source, market.exchange) != ("ccxt", "binance"):
+        raise ConfigurationError(
+            "paper.broker ccxt trades on binance's sandbox alone: other venues are not told by a client's order id",
+            hint='set market.source = "ccxt" and market.exchange = "binance"',
+        )
 
 
 def _check_order(config: Config) -> None:

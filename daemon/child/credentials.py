@@ -12,11 +12,17 @@ from features.errors import ConfigurationError
 from features.sources.keys import KeyPair
 
 ALPACA = ("alpaca_key_id", "alpaca_secret_key")
+BINANCE = ("binance_key_id", "binance_secret_key")  # of its sandbox
 
 
 def alpaca_keys(directory: Path) -> KeyPair | None:
-    """The keys of the Alpaca paper account, or None where there are none; one without the other is an error."""
-    found = {name: credential(name, directory) for name in ALPACA}
+    """The keys of the Alpaca paper account, or None where there are none."""
+    return key_pair(ALPACA, directory)
+
+
+def key_pair(names: tuple[str, str], directory: Path) -> KeyPair | None:
+    """The key and the secret of these names, or None where there are none; one without the other is an error."""
+    found = {name: credential(name, directory) for name in names}
     absent = [name for name, text in found.items() if text is None]
     if len(absent) == 1:
         raise ConfigurationError(

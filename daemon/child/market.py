@@ -6,13 +6,14 @@ from pathlib import Path
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.credentials import alpaca_keys
+from daemon.child.credentials import ALPACA, BINANCE, alpaca_keys, key_pair
 from features.allocation import Limits
 from features.costs import Costs
 from features.files import held
 from features.sources import open_source
 from features.sources.base import BarSource, CandleSource
 from features.sources.errors import MarketUnavailable
+from features.sources.keys import KeyPair
 from features.sources.live import LiveSource
 from features.sources.stored import StoredSource
 from features.spec import FeatureSpec, preset
@@ -106,6 +107,12 @@ def open_market(config: Config, waiting: Waiting, *, listen: bool = False) -> Ba
         keys=alpaca_keys(Path(config.run.credentials_dir)) if of_alpaca else None,
         stream_clock_s=waiting.clock.monotonic_s if listen else None,
     )  # fmt: skip
+
+
+def broker_keys(config: Config) -> KeyPair | None:
+    """The credentials of the account that paper.broker names; None where there are none."""
+    names = {"alpaca": ALPACA, "ccxt": BINANCE}.get(config.paper.broker)
+    return None if names is None else key_pair(names, Path(config.run.credentials_dir))
 
 
 def costs(config: Config) -> Costs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon import control
 from daemon.child.clock import Clock, SystemClock
-from daemon.cli import parser
+from daemon.cli import parser, program
 from daemon.cli.common import configuration
 from features.errors import CappuccinoError, ConfigurationError
 
@@ -24,9 +24,13 @@ class NotInTime(CappuccinoError):
 
 
 def main(verb: str, argv: list[str]) -> int:
+    if verb in ("pause", "resume") and "trading" in argv:
+        return program.main(verb, [a for a in argv if a != "trading"])
     options = parser(verb, __doc__)
     if verb in ("stop", *NEED_CHILD):
         options.add_argument("child", nargs="?", default="")
+    if verb in ("pause", "resume"):
+        options.add_argument("what", nargs="?", choices=["training", "trading"], default="training")
     if verb == "scale":
         options.add_argument("workers", type=int, help="how many workers from now on, until the next reload")
     if verb in ("stop", "drain", "reload", "scale", "restart"):
@@ -76,6 +80,9 @@ def _wait(
             if verb in ("stop", "drain"):
                 return
             raise
+        except control.NotAnswering:  # one that is ending hangs up on whoever it has not yet heard
+            clock.sleep(POLL_S)
+            continue
         if failed := [n for n in fresh if n in children and children[n]["state"] in _FAILED]:
             raise CappuccinoError(f"given up: {', '.join(failed)}", hint=f"cappuccinoctl logs {failed[0]}")
         left = [n for n in fresh if not _is_up(children.get(n), before.get(n))]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from daemon.status.record import Alert, Child, Level, Status
 
 DECISION_LATE_BARS = 2.5  # a bar, its grace, and one that the venue was late with
+DRILL_LATE_S = 14 * 86_400.0  # twice its interval
 _ORDER: dict[Level, int] = {"fail": 0, "warn": 1, "info": 2}
 
 
@@ -47,6 +48,22 @@ def _paper(status: Status, timeframe_s: int) -> Iterator[Alert]:
             level="fail", text=f"{paper.mismatches} decisions differ from the training path",
             remedy="cappuccinoctl verify",
         )  # fmt: skip
+    if paper.drill_passed is False:
+        yield Alert(
+            level="fail",
+            text="the kill switch did not fire in its last drill",
+            remedy="cappuccinoctl drill kill-switch",
+        )
+    elif paper.drill_age_s is not None and paper.drill_age_s > DRILL_LATE_S:
+        yield Alert(
+            level="warn", text="the kill switch has not been drilled for more than a fortnight",
+            remedy="cappuccinoctl drill kill-switch",
+        )  # fmt: skip
+    if paper.losing:
+        text = f"the paper account loses against 1/N beyond chance (e-value {paper.loss_evidence:.0f}, {paper.loss_days} days)"
+        yield Alert(level="warn", text=text, remedy="cappuccinoctl report")
+    if paper.waiting and paper.state == "trading":
+        yield Alert(level="warn", text=f"nothing is decided: {paper.waiting}", remedy="cappuccinoctl logs paper_trader")
     late = paper.decision_age_s is not None and paper.decision_age_s > DECISION_LATE_BARS * timeframe_s
     if late and paper.state == "trading":
         yield Alert(level="warn", text="no decision for more than two bars", remedy="cappuccinoctl logs paper_trader")

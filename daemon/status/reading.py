@@ -122,6 +122,9 @@ class StatusReader:
         if record is None:
             return None
         paper = Paper(**known(Paper, record))
+        if paper.drill_utc is not None:
+            age_s = max(0.0, now_s - datetime.fromisoformat(paper.drill_utc).timestamp())
+            paper = replace(paper, drill_age_s=round(age_s, 1))
         if paper.decisions != self._decision[0]:
             self._decision = (paper.decisions, _last_decision_s(self._state_dir / "paper" / "journal.db"))
         last_s = self._decision[1]

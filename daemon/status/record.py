@@ -121,7 +121,9 @@ class Champion:
 class Paper:
     """The paper account as the trader last wrote it. Money in quote currency; drawdown and return as fractions.
 
-    decision_age_s: since the bar of the last decision closed, None in a replay, where bars are not of today.
+    decision_age_s: since the bar of the last decision closed, None in a replay, where bars are not of today. waiting: why
+    the newest bar was not decided on, "" otherwise. latency: bar at hand to orders acknowledged. shadows: name → return.
+    loss_evidence: highest e-value so far against "does not lose to 1/N", after so many days; losing: beyond its limit.
     """
 
     state: str
@@ -143,6 +145,17 @@ class Paper:
     total_bars: int | None = None
     last_decision_utc: str | None = None
     decision_age_s: float | None = None
+    waiting: str = ""
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
+    clock_offset_s: float | None = None
+    drill_utc: str | None = None
+    drill_age_s: float | None = None
+    drill_passed: bool | None = None
+    shadows: Mapping[str, float] = field(default_factory=dict)
+    loss_evidence: float = 1.0
+    loss_days: int = 0
+    losing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

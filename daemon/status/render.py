@@ -148,6 +148,12 @@ def _paper(p: Paper | None, width: int, paint: Paint) -> Iterator[str]:
     differ = paint(f"{p.mismatches} differ", "red") if p.mismatches else "all as trained"
     if p.decisions:
         yield f"  {p.decisions} decisions ({differ}), {p.fills} fills"
+    if p.latency_p50_s is not None and p.latency_p99_s is not None:
+        yield f"  bar to orders: p50 {1000 * p.latency_p50_s:.0f} ms, p99 {1000 * p.latency_p99_s:.0f} ms"
+    others = [f"{name} {100 * change:+.1f} %" for name, change in p.shadows.items()]
+    yield from _wrapped(f"  beside it: {', '.join(others)}" if others else "", width)
+    if p.drill_age_s is not None:
+        yield f"  kill-switch drill {'passed' if p.drill_passed else 'FAILED'} {span(p.drill_age_s)} ago"
 
 
 def _disk(d: Disk, paint: Paint) -> str:

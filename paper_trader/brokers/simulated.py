@@ -1,7 +1,7 @@
 """The embedded broker: fills at the next open with the environment's own cost model, in a database of its own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from features.costs import Costs
 from features.errors import DataError
 from features.ledger import Fill, Ledger, simulate_fills
 from features.venue_rules import VenueRules
-from paper_trader.journal import Execution, Intent, ledger_from, ledger_record, open_database, transaction
+from paper_trader.brokers.base import Absent, Accepted, Found, Knowledge, Known, Outcome, Rejected, Sight, Traits
+from paper_trader.database import open_database, transaction
+from paper_trader.journal import Execution, Intent, ledger_from, ledger_record
 
 SCHEMA = 1
 _TABLES = """
@@ -27,6 +29,11 @@ CREATE TABLE account (id INTEGER PRIMARY KEY CHECK (id = 1), last_bar_s INTEGER 
 class SimulatedBroker:
     """Market orders, good for the next bar's open only; what volume or cash did not allow expires."""
 
+    # orders are for a bar, whatever the clock says meanwhile; nothing is under way, nothing lags, nothing is rounded
+    traits = Traits(
+        order_life_s=float("inf"), late_s=0.0, settles_s=0.0, cash_unit=Decimal(0), coin_unit=Decimal(0)
+    )  # fmt: skip
+
     def __init__(self, path: Path, *, costs: Costs, rules: VenueRules, opening: Ledger, opened_s: int) -> None:
         self._costs, self._rules = costs, rules
         self._db = open_database(path, read_only=False, tables=_TABLES, schema=SCHEMA)
@@ -36,35 +43,54 @@ class SimulatedBroker:
     def close(self) -> None:
         self._db.close()
 
-    def submit(self, intent: Intent) -> None:
-        self._rules.rule(intent.ticker)  # an unknown ticker is refused
+    def submit(self, intent: Intent) -> Outcome:
+        if intent.ticker not in dict(self._rules.rules):
+            return Rejected(reason=f"there is no market for {intent.ticker}")
         with transaction(self._db) as db:
             db.execute(
                 "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, 'OPEN')",
                 (intent.client_order_id, intent.ticker, str(intent.quantity), intent.close_time_s),
             )
+        return Accepted(order_id=intent.client_order_id)
 
-    def executions(self, bar: Bars) -> Sequence[Execution]:
-        settled_s, book = self._account()
-        if bar.last_close_s > settled_s:
-            self._settle(bar, settled_s, book)
+    def find(self, intent: Intent) -> Sight:
+        one = self._db.execute("SELECT 1 FROM orders WHERE client_order_id = ?", (intent.client_order_id,)).fetchone()
+        return Found(order_id=intent.client_order_id) if one else Absent()
+
+    def cancel(self, intent: Intent) -> None:
+        with transaction(self._db) as db:
+            db.execute(
+                "UPDATE orders SET state = 'CANCELLED' WHERE client_order_id = ? AND state = 'OPEN'",
+                (intent.client_order_id,),
+            )
+
+    def open_orders(self) -> frozenset[str]:
+        rows = self._db.execute("SELECT client_order_id FROM orders WHERE state = 'OPEN'")
+        return frozenset(i for (i,) in rows)
+
+    def executions(self, *, after_s: int, booked: Container[str]) -> Sequence[Execution]:
         rows = self._db.execute(
             "SELECT execution_id, client_order_id, ticker, close_time_s, quantity, price, fee_quote, fee_base"
-            " FROM executions WHERE close_time_s = ? ORDER BY rowid", (bar.last_close_s,)
+            " FROM executions WHERE close_time_s > ? ORDER BY rowid", (after_s,)
         )  # fmt: skip
         return [
             Execution(execution_id=e, client_order_id=i, fill=Fill(
                 ticker=t, close_time_s=s, quantity=Decimal(q), price=Decimal(p), fee_quote=Decimal(fq),
                 fee_base=Decimal(fb)))
-            for e, i, t, s, q, p, fq, fb in rows
+            for e, i, t, s, q, p, fq, fb in rows if e not in booked
         ]  # fmt: skip
 
-    def account(self) -> Ledger:
-        return self._account()[1]
+    def account(self) -> Knowledge:
+        book = self._account()[1]
+        return Known(cash=book.cash, quantity=dict(zip(book.tickers, book.quantity, strict=True)))
 
-    def order_ids(self) -> list[str]:
-        """Every client order id ever accepted."""
-        return [i for (i,) in self._db.execute("SELECT client_order_id FROM orders ORDER BY rowid")]
+    def on_bar(self, bar: Bars) -> None:
+        settled_s, book = self._account()
+        if bar.last_close_s > settled_s:
+            self._settle(bar, settled_s, book)
+
+    def stands_at(self) -> int | None:
+        return self._account()[0]
 
     def _account(self) -> tuple[int, Ledger]:
         last_bar_s, book = self._db.execute("SELECT last_bar_s, book FROM account").fetchone()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daemon.advisor.records import Bounds, Machine, Material, Trial
-from trainer.evidence import budget
+from trainer.trust import budget
 
 NOW_S = 1_763_244_600.0  # 2025-11-15 22:10 UTC
 SCORE = "mean Sharpe ratio of the policy − that of 1/N − 0.1·SD over at most six splits, a pure number"
@@ -94,7 +94,7 @@ def study() -> Material:
             number=number, state="COMPLETE", score=BEST.get(number, float(scores[i])), parameters=chosen,
             seconds=60 * MINUTES, failure=None, began_s=ended_s - 60 * MINUTES,
         ))  # fmt: skip
-    unknown = dict.fromkeys(("pbo", "pbo_slope", "pbo_loss", "best_annual_sharpe", "distinct_correlation"))
+    unknown = dict.fromkeys(("pbo", "pbo_persistence", "pbo_loss", "best_annual_sharpe", "distinct_correlation"))
     return Material(
         study="predecessor", at_utc="2025-11-15 22:10 UTC", score_name=SCORE, sampling_sd=None, trials=tuple(trials),
         bounds=BOUNDS, machine=Machine(workers=3, target=5000, now_s=NOW_S, free_bytes=444 * 10**9, gpus=({

@@ -187,7 +187,8 @@ WORKERS = {"worker-0", "worker-1"}
     ("section", "key", "value", "concerned"),
     [
         ("study", "train_steps", 7000, WORKERS), ("costs", "fee_bps", 9.0, {*WORKERS, "paper_trader"}),
-        ("paper", "max_drawdown_halt", 0.2, {*WORKERS, "paper_trader"}), ("janitor", "keep_top", 7, {"janitor"}),
+        ("paper", "stale_after_s", 9.0, {*WORKERS, "paper_trader"}), ("risk", "max_drawdown", 0.2, {"paper_trader"}),
+        ("janitor", "keep_top", 7, {"janitor"}),
         ("advisor", "poll_s", 9.0, {"advisor"}), ("daemon", "max_restarts", 9, set()), ("daemon", "worker_nice", 9, WORKERS),
         ("market", "history_bars", 9000, {*WORKERS, "paper_trader"}), ("daemon", "torch_threads", 2, WORKERS),
         ("study", "name", "other", {*WORKERS, "janitor", "advisor"}), ("daemon", "worker_rss_bytes", 7, set()),
@@ -283,6 +284,27 @@ def test_a_client_is_told_when_nobody_listens_and_when_somebody_does_not_answer(
         mute.settimeout(0.1)
         with pytest.raises(CappuccinoError, match="does not answer"):
             control.ask(tmp_path, "status")
+
+
+def test_waiting_for_the_end_outlasts_a_daemon_that_hangs_up_on_its_way_out(tmp_path: Path) -> None:
+    path = control.socket_path(tmp_path)
+    path.parent.mkdir()
+    answers = [{"status": {"children": []}}, {"done": "stopping"}, None, None]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "daemon", "stop", "--wait", "--state-dir", str(tmp_path)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for answer in answers:
+            client, _ = listening.accept()
+            if answer is not None:
+                client.recv(65_536)
+                client.sendall(control.line(answer))
+            client.close()  # with its request unread: a reset, as when a process ends
+    assert asking.communicate(timeout=30) == ("stopping\n", None)
+    assert asking.returncode == 0
 
 
 def test_a_child_reads_no_section_that_a_reload_would_not_restart_it_for() -> None:

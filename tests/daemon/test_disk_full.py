@@ -17,7 +17,7 @@ from daemon.child.log_file import RecordFile
 from daemon.janitor.backup import backups, make_backup
 from daemon.janitor.shell import AUDIT
 from features.files import append_jsonl, disk_full, read_jsonl, write_atomic
-from paper_trader.journal import open_database, transaction
+from paper_trader.database import open_database, transaction
 
 TABLES = "CREATE TABLE t (x BLOB)"
 

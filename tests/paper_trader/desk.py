@@ -29,10 +29,12 @@ TICKERS = ["BTC", "ETH", "LTC"]
 BARS = 1400
 START_UTC = "2021-02-20T00:00:00Z"  # bar 1200
 WIDTH = 8
+OFF = {"daily_loss": 0.0}  # a random policy may lose that much in a day
 
 
-def settings(**paper: Any) -> Config:
+def settings(risk: Mapping[str, Any] = {}, **paper: Any) -> Config:
     return parse({
+        "risk": {**OFF, **risk},
         "market": {"source": "simulated", "tickers": TICKERS},
         "simulation": {"world": "sv", "seed": 5, "bars": BARS},
         "paper": {"clock": "replay", "replay_start_utc": START_UTC, "replay_bars_per_s": 0.0, **paper},
@@ -65,8 +67,8 @@ def promote(state_dir: Path, policy: PolicyArtifact) -> str:
     return name
 
 
-def opened(state_dir: Path, **paper: Any) -> Config:
-    config = settings(**paper)
+def opened(state_dir: Path, **changes: Any) -> Config:
+    config = settings(**changes)
     promote(state_dir, artifact(config))
     return config
 

@@ -85,7 +85,8 @@ def change(state_dir: Path, statement: str, values: tuple = ()) -> None:
 
 
 def decision_near_the_middle(state_dir: Path) -> int:
-    return books(state_dir)["decisions"][100][1].close_time_s
+    at_s: int = books(state_dir)["decisions"][100].decision.close_time_s
+    return at_s
 
 
 def test_an_untouched_journal_is_re_derived_without_a_difference(traded: Path) -> None:
@@ -114,7 +115,16 @@ def test_a_revised_bar_is_found_at_the_bar_it_first_changes(traded: Path) -> Non
     ("statement", "words"),
     [
         ("UPDATE decisions SET target = '[0.1, 0.2, 0.3]' WHERE close_time_s = ?", "target is not what"),
-        ("UPDATE decisions SET observation_sha256 = 'f' WHERE close_time_s = ?", "observation_sha256 is not what"),
+        (
+            "UPDATE decisions SET observation = zeroblob(length(observation)) WHERE close_time_s = ?",
+            "features are not what the training path computes, the first BTC log_return_1: 0 seen",
+        ),
+        ("UPDATE decisions SET guarded = '[0.1, 0.2, 0.3]' WHERE close_time_s = ?", "guarded is not what"),
+        ("UPDATE decisions SET bars_sha256 = 'f' WHERE close_time_s = ?", "a bar up to here is not"),
+        (
+            "UPDATE risk SET state = replace(state, '\"resting\": 0', '\"resting\": 1') WHERE close_time_s = ?",
+            "limits' state",
+        ),
         ("UPDATE marks SET equity = '1' WHERE close_time_s = ?", "the account is not what"),
     ],
 )
@@ -135,11 +145,11 @@ def test_a_policy_with_another_scaler_is_found_at_the_first_decision(traded: Pat
     db.close()
     from features.bars import utc_text
 
-    assert mismatches(traded)[0].startswith(utc_text(first[1].close_time_s))
+    assert mismatches(traded)[0].startswith(utc_text(first.decision.close_time_s))
 
 
 def test_the_kill_switch_latches_across_restarts_until_an_operator_rearms_it(tmp_path: Path) -> None:
-    config = opened(tmp_path, max_drawdown_halt=0.01)
+    config = opened(tmp_path, risk={"max_drawdown": 0.01})
     trader(config, tmp_path).run()
     status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
     assert status["state"] == "halted" and "drawdown" in status["reason"]
@@ -152,9 +162,11 @@ def test_the_kill_switch_latches_across_restarts_until_an_operator_rearms_it(tmp
     assert books(tmp_path)["counts"]["decisions"] == decided
     done = run(config, tmp_path, "rearm")
     assert done.returncode == 0
+    trader(config, tmp_path).run()
     journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
-    assert "halted" not in journal.meta()
+    assert journal.rearms()
     journal.close()
+    assert mismatches(tmp_path) == ()
 
 
 def test_a_broker_whose_book_differs_halts_the_trader(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from desk import opened, trader
 
 from daemon.child.clock import ManualClock
-from paper_trader import loop
+from paper_trader import deciding
 from paper_trader.journal import Journal
 
 
@@ -16,7 +16,7 @@ def test_a_halt_that_could_not_be_written_down_holds_once_there_is_room(
 ) -> None:
     """One parity mismatch, seen once, at the very moment at which the disk is full."""
     mismatches, refusals, real = ["planted"], ["full"], Journal.halt
-    monkeypatch.setattr(loop, "difference", lambda *_: mismatches.pop() if mismatches else "")
+    monkeypatch.setattr(deciding, "difference", lambda *_: mismatches.pop() if mismatches else "")
 
     def full_at_first(journal: Journal, reason: str) -> None:
         if refusals:
@@ -32,6 +32,6 @@ def test_a_halt_that_could_not_be_written_down_holds_once_there_is_room(
     journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
     assert not refusals and not mismatches  # both happened
     assert journal.meta()["halted"] == "parity: planted"
-    assert journal.counts()["decisions"] == 1  # on the opening bar, before the mismatch; never again
+    assert journal.counts()["decisions"] == 0  # the first decision is checked before it is obeyed
     assert journal.counts()["marks"] > 100  # while the bars are booked on
     journal.close()

@@ -128,7 +128,7 @@ def test_a_new_champion_is_taken_up_between_two_bars_and_the_account_goes_on(tmp
             os.utime(tmp_path / "champion.json", ns=(1, 1))
 
     trader(config, tmp_path, crash_point=swap).run()
-    decided = [name for name, _ in books(tmp_path)["decisions"]]
+    decided = [d.artifact for d in books(tmp_path)["decisions"]]
     assert len(set(decided)) == 2 and decided == sorted(decided, key=decided.index)  # one change, no going back
     journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
     assert verify(journal, tmp_path / "artifacts").mismatches == ()

@@ -10,11 +10,13 @@ import queue
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import msgpack
-from venue import Venue
+from exchange_account import CENT, Duplicate, ExchangeAccount, Order, OrderFault, Trade
+from venue import Fault, Venue, html_page, hung, rate_limited, reset, server_error
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
@@ -22,6 +24,13 @@ from features.bars import epoch_s, utc_text
 from features.sources.keys import KeyPair
 
 KEYS = KeyPair(key_id="PKTESTKEYID", secret="s3cr3t-never-to-be-seen")
+NO_ENDPOINT = (404, {"code": 40410000, "message": "endpoint not found."})
+WIRE = {
+    OrderFault.LOST_504: server_error(504), OrderFault.TAKEN_504: server_error(504),
+    OrderFault.LATE_FIRST: server_error(504), OrderFault.LATE_SECOND: server_error(504),
+    OrderFault.LOST_HANG: hung(), OrderFault.TAKEN_HANG: hung(),
+    OrderFault.LOST_RESET: reset(), OrderFault.TAKEN_RESET: reset(), OrderFault.TAKEN_HTML: html_page(),
+}  # fmt: skip
 UNIT_S = {"Min": 60, "min": 60, "Hour": 3600, "H": 3600, "Day": 86400, "D": 86400}
 
 
@@ -33,6 +42,8 @@ class AlpacaLike(Venue):
 
     quote: str = "USD"
     page_rows: int = 400
+    account: ExchangeAccount | None = None
+    page_fills: int = 100
 
     def answer(self, path: str, query: dict[str, str], headers: dict[str, str]) -> tuple[int, Any]:
         given = (headers.get("apca-api-key-id"), headers.get("apca-api-secret-key"))
@@ -46,8 +57,92 @@ class AlpacaLike(Venue):
                 return 200, {"timestamp": text.replace("+00:00", "123Z"), "is_open": True}
             case "/v2/assets":
                 return 200, [_asset(ticker, self.quote) for ticker in self.truth.tickers]
+            case _ if self.account is not None:
+                with self.account.lock:
+                    return self._account_answer(self.account, path, query)
             case _:
-                return 404, {"code": 40410000, "message": "endpoint not found."}
+                return NO_ENDPOINT
+
+    def _account_answer(self, account: ExchangeAccount, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        match path:
+            case "/v2/account":
+                cash = account.cash.quantize(CENT)
+                return 200, {
+                    "id": "a", "status": "ACTIVE", "currency": "USD", "cash": str(cash), "equity": str(cash),
+                    "trading_blocked": False, "account_blocked": False,
+                }  # fmt: skip
+            case "/v2/positions":
+                return 200, [
+                    {"symbol": f"{t}{self.quote}", "qty": str(q), "qty_available": str(q), "side": "long"}
+                    for t, q in account.coins.items() if q
+                ]  # fmt: skip
+            case "/v2/orders":
+                return 200, [self._order(o) for o in account.orders if o.status == "accepted"]
+            case "/v2/orders:by_client_order_id":
+                order = account.looked_up(query["client_order_id"], self.now_s)
+                return (200, self._order(order)) if order else (404, {"code": 40410000, "message": "order not found"})
+            case "/v2/account/activities/FILL":
+                after_s = epoch_s(query["after"])
+                fills = [self._fill(t) for t in account.trades if t.at_s > after_s]
+                if token := query.get("page_token"):
+                    fills = [f for f in fills if f["id"] > token]
+                return 200, fills[: min(self.page_fills, int(query["page_size"]))]
+            case _ if path.startswith("/v2/orders/"):
+                order = account.by_order_id(path.rpartition("/")[2])
+                return (200, self._order(order)) if order else (404, {"code": 40410000, "message": "order not found"})
+            case _:
+                return NO_ENDPOINT
+
+    def command(
+        self, method: str, path: str, fields: dict[str, str], headers: dict[str, str]
+    ) -> tuple[int, Any, Fault | None]:
+        if (headers.get("apca-api-key-id"), headers.get("apca-api-secret-key")) != (KEYS.key_id, KEYS.secret):
+            return 403, {"code": 40310000, "message": "forbidden."}, None
+        account = self.account
+        if account is None or not path.startswith("/v2/orders"):
+            return (*NO_ENDPOINT, None)
+        if method == "DELETE":
+            if account.cancel(path.rpartition("/")[2]):
+                return 204, None, None
+            return 422, {"code": 42210000, "message": "order is not cancelable"}, None
+        return self._post(account, fields)
+
+    def _post(self, account: ExchangeAccount, fields: dict[str, Any]) -> tuple[int, Any, Fault | None]:
+        assert isinstance(fields["qty"], str) and "e" not in fields["qty"].lower(), "a quantity is decimal text"
+        quantity = Decimal(fields["qty"]) * (1 if fields["side"] == "buy" else -1)
+        ticker = fields["symbol"].removesuffix(f"/{self.quote}")
+        name = fields.get("client_order_id") or f"venue-made-{account.posts}"
+        if abs(quantity) * account.price[ticker] < 10 and quantity > 0:
+            return 403, {"code": 40310000, "message": "cost basis must be >= minimal amount of order 10"}, None
+        try:
+            order, fault = account.arrive(name, ticker, quantity, self.now_s)
+        except Duplicate:
+            return 422, {"code": 40010001, "message": "client_order_id must be unique"}, None
+        if order is None:
+            if fault is OrderFault.TOO_MANY:
+                return 429, {"code": 42910000, "message": "rate limit exceeded"}, rate_limited(retry_after_s=1)
+            if fault is OrderFault.POOR:
+                return 403, {"code": 40310000, "message": "insufficient balance for USD"}, None
+        answer = {} if order is None else self._order(order)
+        if fault is OrderFault.TAKEN_ODD:
+            answer["status"] = "thought_about"
+        return 200, answer, WIRE.get(fault)
+
+    def _order(self, order: Order) -> dict[str, Any]:
+        return {
+            "id": order.order_id, "client_order_id": order.client_order_id, "symbol": f"{order.ticker}/{self.quote}",
+            "qty": str(abs(order.quantity)), "filled_qty": str(order.filled), "status": order.status,
+            "side": "buy" if order.quantity > 0 else "sell", "type": "market", "time_in_force": "ioc",
+        }  # fmt: skip
+
+    def _fill(self, trade: Trade) -> dict[str, Any]:
+        stamp = datetime.fromtimestamp(trade.at_s, tz=UTC)
+        return {
+            "id": f"{stamp:%Y%m%d%H%M%S}000::{trade.trade_id}", "activity_type": "FILL", "type": "fill",
+            "transaction_time": stamp.isoformat().replace("+00:00", "Z"), "price": str(trade.price),
+            "qty": str(abs(trade.quantity)), "side": "buy" if trade.quantity > 0 else "sell",
+            "symbol": f"{trade.order.ticker}/{self.quote}", "order_id": trade.order.order_id,
+        }  # fmt: skip
 
     def _bars(self, query: dict[str, str]) -> tuple[int, Any]:
         symbols = query["symbols"].split(",")

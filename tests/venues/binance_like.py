@@ -1,9 +1,12 @@
 """A local server that speaks binance's public /api/v3: ping, time, exchangeInfo and klines."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, ClassVar
 
-from venue import Venue
+from alpaca_like import KEYS, WIRE
+from exchange_account import Duplicate, ExchangeAccount, Order, OrderFault, Trade
+from venue import Fault, Venue, rate_limited
 
 INTERVAL_S = {"1m": 60, "15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}
 
@@ -15,6 +18,7 @@ class BinanceLike(Venue):
     CANDLES: ClassVar[str] = "/api/v3/klines"
 
     most_candles: int = 1000
+    account: ExchangeAccount | None = None
 
     def answer(self, path: str, query: dict[str, str], headers: dict[str, str]) -> tuple[int, Any]:
         match path:
@@ -26,8 +30,83 @@ class BinanceLike(Venue):
                 return 200, self._exchange_info()
             case self.CANDLES:
                 return self._klines(query)
+            case _ if self.account is not None and headers.get("x-mbx-apikey") == KEYS.key_id:
+                with self.account.lock:
+                    return self._account_answer(self.account, path, query)
+            case _ if self.account is not None:
+                return 401, {"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."}
             case _:
                 return 404, {"code": -1, "msg": f"no such endpoint {path}"}
+
+    def _account_answer(self, account: ExchangeAccount, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        match path:
+            case "/api/v3/account":
+                held = {self.quote: account.cash, **account.coins}
+                balances = [{"asset": a, "free": str(q), "locked": "0.00000000"} for a, q in held.items()]
+                return 200, {"canTrade": True, "balances": balances}
+            case "/api/v3/openOrders":
+                return 200, [self._order(o) for o in account.orders if o.status == "accepted"]
+            case "/api/v3/order":
+                if "orderId" in query:
+                    order = account.by_order_id(_long(query["orderId"]))
+                else:
+                    order = account.looked_up(query["origClientOrderId"], self.now_s)
+                return (200, self._order(order)) if order else (400, {"code": -2013, "msg": "Order does not exist."})
+            case "/api/v3/myTrades":
+                trades = [t for t in account.trades if f"{t.order.ticker}{self.quote}" == query["symbol"]]
+                trades = [t for t in trades if t.at_s * 1000 >= int(query.get("startTime", "0"))]
+                trades = [t for t in trades if int(t.trade_id) >= int(query.get("fromId", "0"))]
+                return 200, [self._trade(t) for t in trades[: int(query["limit"])]]
+            case _:
+                return 404, {"code": -1, "msg": f"no such endpoint {path}"}
+
+    def command(
+        self, method: str, path: str, fields: dict[str, str], headers: dict[str, str]
+    ) -> tuple[int, Any, Fault | None]:
+        account = self.account
+        if account is None or path != "/api/v3/order":
+            return 404, {"code": -1, "msg": f"no such endpoint {path}"}, None
+        if headers.get("x-mbx-apikey") != KEYS.key_id:
+            return 401, {"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."}, None
+        if method == "DELETE":
+            order = account.by_client_id(fields["origClientOrderId"])
+            if order is not None and account.cancel(order.order_id):
+                return 200, self._order(order), None
+            return 400, {"code": -2011, "msg": "Unknown order sent."}, None
+        quantity = Decimal(fields["quantity"]) * (1 if fields["side"] == "BUY" else -1)
+        ticker = fields["symbol"].removesuffix(self.quote)
+        try:
+            order, fault = account.arrive(
+                fields.get("newClientOrderId", f"venue-made-{account.posts}"), ticker, quantity, self.now_s
+            )
+        except Duplicate:
+            return 400, {"code": -2010, "msg": "Duplicate order sent."}, None
+        if order is None:
+            if fault is OrderFault.TOO_MANY:
+                return 429, {"code": -1003, "msg": "Too many requests."}, rate_limited(retry_after_s=1)
+            if fault is OrderFault.POOR:
+                return 400, {"code": -2010, "msg": "Account has insufficient balance for requested action."}, None
+        answer = {} if order is None else self._order(order)
+        if fault is OrderFault.TAKEN_ODD:
+            answer["status"] = "THOUGHT_ABOUT"
+        return 200, answer, WIRE.get(fault)
+
+    def _order(self, order: Order) -> dict[str, Any]:
+        return {
+            "symbol": f"{order.ticker}{self.quote}", "orderId": int(order.order_id[:8]), "type": "MARKET",
+            "clientOrderId": order.client_order_id, "origQty": str(abs(order.quantity)),
+            "executedQty": str(order.filled), "side": "BUY" if order.quantity > 0 else "SELL",
+            "status": {"accepted": "NEW", "filled": "FILLED", "canceled": "EXPIRED"}[order.status],
+        }  # fmt: skip
+
+    def _trade(self, trade: Trade) -> dict[str, Any]:
+        bought = trade.quantity > 0
+        return {
+            "symbol": f"{trade.order.ticker}{self.quote}", "id": int(trade.trade_id), "isBuyer": bought,
+            "orderId": int(trade.order.order_id[:8]), "price": str(trade.price), "qty": str(abs(trade.quantity)),
+            "commission": str(trade.fee), "commissionAsset": trade.order.ticker if bought else self.quote,
+            "time": int(trade.at_s * 1000),
+        }  # fmt: skip
 
     def _exchange_info(self) -> dict[str, Any]:
         symbols = [_symbol(ticker, self.quote) for ticker in self.truth.tickers]
@@ -51,6 +130,10 @@ class BinanceLike(Venue):
             [o * 1000, *map(repr, prices), repr(volume), o * 1000 + step_ms - 1, "0", 1, "0", "0", "0"]
             for o, prices, volume in found
         ]
+
+
+def _long(order_id: str) -> str:
+    return f"{int(order_id):08d}-0000-4000-8000-000000000000"
 
 
 def _symbol(ticker: str, quote: str) -> dict[str, Any]:

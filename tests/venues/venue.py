@@ -21,6 +21,7 @@ import numpy as np
 
 from features.bars import Bars
 
+CLOCK = "/-/clock"  # ?now_s=…: another process sets what the venue believes the time is
 FORMING_FACTOR = 1.37  # a forming close is this far from its open
 
 
@@ -128,6 +129,12 @@ class Venue:
     def answer(self, path: str, query: dict[str, str], headers: dict[str, str]) -> tuple[int, Any]:
         raise NotImplementedError
 
+    def command(
+        self, method: str, path: str, fields: dict[str, str], headers: dict[str, str]
+    ) -> tuple[int, Any, Fault | None]:
+        """A request that changes something: status, answer, and how the answer fails."""
+        return 404, {"code": 40410000, "message": "endpoint not found."}, None
+
     def candles(self, ticker: str, *, from_s: int = 0, until_s: int = 1 << 40) -> list[tuple[int, list[float], float]]:
         """Those that exist now with `from_s <= open time <= until_s`: (open time s, [o, h, l, c], volume)."""
         truth, n, step = self.truth, self.truth.tickers.index(ticker), self.truth.timeframe_s
@@ -166,10 +173,17 @@ class Venue:
 class _Handler(BaseHTTPRequestHandler):
     venue: Venue
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = (
+        True  # head and body are two writes: the second would wait 40 ms for the first one's receipt
+    )
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if parts.path == CLOCK:
+            self.venue.now_s = float(query["now_s"])
+            self._send(200, b"{}", None)
+            return
         self.venue.requests.append((parts.path, query))
         self.venue.headers.append({name.lower(): value for name, value in self.headers.items()})
         fault = None
@@ -180,6 +194,26 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, answer = self.venue.answer(parts.path, query, self.venue.headers[-1])
         self._send(status, json.dumps(answer).encode(), fault)
+
+    def do_POST(self) -> None:
+        self._command("POST")
+
+    def do_DELETE(self) -> None:
+        self._command("DELETE")
+
+    def _command(self, method: str) -> None:
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        fields = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if body:
+            fields |= json.loads(body) if body[0] == "{" else {k: v[0] for k, v in parse_qs(body).items()}
+        self.venue.requests.append((f"{method} {parts.path}", fields))
+        self.venue.headers.append({name.lower(): value for name, value in self.headers.items()})
+        status, answer, fault = self.venue.command(method, parts.path, fields, self.venue.headers[-1])
+        if fault is not None and (fault.hang or fault.reset):
+            self._fall_silent(fault)
+        else:
+            self._send(status, b"" if answer is None else json.dumps(answer).encode(), fault)
 
     def _send(self, status: int, body: bytes, fault: Fault | None) -> None:
         headers = {"Content-Type": "application/json"}

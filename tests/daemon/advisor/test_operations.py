@@ -16,7 +16,9 @@ def ended(number: int, *, began_s: float, seconds: float, failure: str | None = 
     )  # fmt: skip
 
 
-def run(trials: list[Trial], *, workers: int = 2, target: int = 1000, now_s: float | None = None, **facts: object) -> Operations:
+def run(
+    trials: list[Trial], *, workers: int = 2, target: int = 1000, now_s: float | None = None, **facts: object
+) -> Operations:
     until = max((t.began_s or 0) + (t.seconds or 0) for t in trials) if now_s is None else now_s
     machine = Machine(workers=workers, target=target, now_s=until, **facts)  # type: ignore[arg-type]
     return operations(trials, machine, RNG(0))
@@ -82,8 +84,11 @@ def test_stopped_trials_are_neither_successes_nor_failures() -> None:
 
 def test_a_worker_that_adds_nothing_is_told_by_what_two_and_three_end_in_an_hour() -> None:
     """On a card that is full, three at a time take half as long again: two end as many."""
+
     def waves(start_s: float, workers: int, seconds: float, first: int) -> list[Trial]:
-        return [ended(first + k, began_s=start_s + seconds * (k // workers), seconds=seconds) for k in range(10 * workers)]
+        return [
+            ended(first + k, began_s=start_s + seconds * (k // workers), seconds=seconds) for k in range(10 * workers)
+        ]
 
     two, three = waves(0.0, 2, 100.0, 0), waves(10_000.0, 3, 150.0, 100)
     card = {"index": 0, "name": "card", "utilisation": 0.99, "memory_used_bytes": 1, "memory_total_bytes": 2}
@@ -101,6 +106,8 @@ def test_a_disk_that_will_not_hold_the_rest_is_told() -> None:
     assert any("20 more trials" in n and "80 are to come" in n for n in found.notes)
 
 
-@pytest.mark.parametrize(("count", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (774, 4199, 0.1729, 0.1964)])
+@pytest.mark.parametrize(
+    ("count", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (774, 4199, 0.1729, 0.1964)]
+)
 def test_shares_have_wilsons_interval(count: int, n: int, low: float, high: float) -> None:
     assert wilson(count, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))

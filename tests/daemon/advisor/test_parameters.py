@@ -80,7 +80,9 @@ def test_a_best_group_that_crowds_a_bound_is_called_a_range_too_narrow() -> None
 def test_the_ends_of_a_grid_hold_their_share_and_are_no_edge() -> None:
     """Whole numbers from 2 to 10: one in nine lies at each end by chance, not one in fifty."""
     for seed in range(10):
-        made = [r for r in parameter_rows(trials(seed, n=1000, k=0), BOUNDS, np.random.default_rng(0)) if r.name == "p03"]
+        made = [
+            r for r in parameter_rows(trials(seed, n=1000, k=0), BOUNDS, np.random.default_rng(0)) if r.name == "p03"
+        ]
         assert made[0].edge == ""
 
 
@@ -114,7 +116,9 @@ def test_a_few_trials_say_nothing() -> None:
 def test_a_conditional_parameter_is_compared_among_the_trials_that_have_it() -> None:
     made = study(10, lambda p: 2.0 * np.log10(p["lr"]))
     half = [
-        t if i % 2 else replace(t, parameters={k: v for k, v in t.parameters.items() if k != "clip"}, score=(t.score or 0) + 50)
+        t
+        if i % 2
+        else replace(t, parameters={k: v for k, v in t.parameters.items() if k != "clip"}, score=(t.score or 0) + 50)
         for i, t in enumerate(made)
     ]
     found = rows(half)["clip"]

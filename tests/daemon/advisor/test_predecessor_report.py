@@ -35,7 +35,8 @@ def found(said: Sequence[Contradiction], words: str) -> str:
 @pytest.mark.parametrize(("words", "stated", "corrected"), [
     ("Learning rate 0.000001", "-93.7", "-95.5"), ("Entropy coefficient", "-65", "-75.8"), ("KL target 0.0056", "-23.3", "-39.8"),
     ("Min cash reserve 0.050", "-29.8", "-32.4"), ("Volatility penalty", "-30.4", "-81.2"), ("Batch size 1 (", "-18", "-29.6"),
-    ("Break step 86,667", "-16.8", "-18.2"), ("Clip range 0.367", "+13.2", "+19.5"), ("Concentration penalty 0.093", "+11.7", "+29.2"),
+    ("Break step 86,667", "-16.8", "-18.2"), ("Clip range 0.367", "+13.2", "+19.5"),
+    ("Concentration penalty 0.093", "+11.7", "+29.2"),
 ])  # fmt: skip
 def test_every_percentage_is_recomputed_from_the_displayed_values(
     analysis: Analysis, words: str, stated: str, corrected: str
@@ -81,7 +82,16 @@ def test_six_of_the_discoveries_sat_at_a_bound(analysis: Analysis) -> None:
 def test_the_agreement_of_the_best_three_is_descent(analysis: Analysis) -> None:
     """All eight that were called identical: random triples of relatives agree as well."""
     agreeing = {a.name: a for a in analysis.agreement}
-    for name in ("learning_rate", "gamma", "batch_size", "net_dimension", "norm_cash_exp", "norm_stocks_exp", "norm_tech_exp", "use_lr_schedule"):
+    for name in (
+        "learning_rate",
+        "gamma",
+        "batch_size",
+        "net_dimension",
+        "norm_cash_exp",
+        "norm_stocks_exp",
+        "norm_tech_exp",
+        "use_lr_schedule",
+    ):
         assert len(set(agreeing[name].values)) == 1
         assert agreeing[name].p_neighbours > 0.2
 
@@ -92,7 +102,9 @@ def test_the_report_prints_the_corrected_figures(text: str) -> None:
         "4.58 days", "774 FAIL", "12.9 years", "It is not a return", "444 GB", "98% busy",
     ):  # fmt: skip
         assert figure in text, figure
-    assert "7.37 %" not in text.replace("7.37 % return", "").replace("Best 7.37 %", "")  # but in the other report's words
+    assert "7.37 %" not in text.replace("7.37 % return", "").replace(
+        "Best 7.37 %", ""
+    )  # but in the other report's words
 
 
 def test_it_finds_nothing_where_there_is_nothing_and_recommends_no_exploiting(analysis: Analysis) -> None:
@@ -111,7 +123,9 @@ def test_batch_size_2048_is_never_called_1(text: str, tmp_path: Path) -> None:
     ])  # fmt: skip
     stored = made._storage._backend if hasattr(made._storage, "_backend") else made._storage
     with stored.engine.connect() as connection:
-        raw = connection.exec_driver_sql("SELECT param_value FROM trial_params WHERE param_name = 'batch_size'").fetchall()
+        raw = connection.exec_driver_sql(
+            "SELECT param_value FROM trial_params WHERE param_name = 'batch_size'"
+        ).fetchall()
     assert {r[0] for r in raw} == {1.0}
     trials = [
         Trial(number=t.number, state=t.state.name, score=t.value, parameters=t.params, seconds=1.0, failure=None)

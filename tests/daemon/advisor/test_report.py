@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -23,15 +23,17 @@ EVIDENCE: dict[str, Any] = {
     "n_bars": 8000, "n_sampled": 100, "best": 3, "counts": {"raw": 120.0, "clusters": 4.0}, "years": 0.91, "n_ever": 120,
     "target_annual_sharpe": 1.0, "years_needed": 6.7, "trials_allowed": 3, "trials_left": -117, "chance_annual_sharpe": 2.7,
     "dsr": {"raw": 0.7, "clusters": 0.9}, "dsr_curve": [[1, 0.95], [10, 0.9], [1000, 0.6]], "best_annual_sharpe": 1.1,
-    "pbo": 0.31, "pbo_slope": 0.2, "pbo_loss": 0.4, "logits": [[-0.5, 0.0, 0.3], [0.0, 0.5, 0.7]],
+    "pbo": 0.31, "pbo_persistence": 0.2, "pbo_loss": 0.4, "logits": [[-0.5, 0.0, 0.3], [0.0, 0.5, 0.7]],
     "distinct_best": [{"number": n, "score": 3.0} for n in (3, 5, 8)], "distinct_correlation": 0.1,
-    "equity": {"candidate": "trial 3", "days": DAYS, "wealth": {"trial 3": [1, 1.2, 1.1], "1/N daily": [1, 0.9, 1.05], "cash": [1, 1, 1]},
+    "equity": {"candidate": "trial 3", "days": DAYS,
+               "wealth": {"trial 3": [1, 1.2, 1.1], "1/N daily": [1, 0.9, 1.05], "cash": [1, 1, 1]},
                "low": [1, 0.9, 0.8], "high": [1, 1.4, 1.6],
                "drawdown": {"trial 3": [0, 0, -0.08], "1/N daily": [0, -0.1, 0], "cash": [0, 0, 0]}},
 }  # fmt: skip
 JUDGEMENT = {
     "study": "s", "trial": 3, "champion": None, "decided_utc": "2026-01-01T00:00:00+00:00",
-    "gates": [{"gate": "G2", "what": "deflated Sharpe <b>", "value": 0.7, "unit": "probability", "threshold": "≥ 0.95", "passed": False}],
+    "gates": [{"gate": "G2", "what": "deflated Sharpe <b>", "value": 0.7, "unit": "probability",
+               "threshold": "≥ 0.95", "passed": False}],
 }  # fmt: skip
 
 
@@ -43,7 +45,12 @@ def made(seed: int = 1, *, n: int = 300, k: int = 3, **facts: Any) -> tuple[Mate
 @pytest.fixture(scope="module")
 def page() -> str:
     given, analysis = made()
-    report = blocks(analysis, changes=["Champion: none before"], previous_utc="2025-12-31 06:00 UTC", drawings=figures(analysis, given))
+    report = blocks(
+        analysis,
+        changes=["Champion: none before"],
+        previous_utc="2025-12-31 06:00 UTC",
+        drawings=figures(analysis, given),
+    )
     return html(report, title="s & t")
 
 
@@ -79,14 +86,33 @@ def test_the_page_is_one_file_that_fetches_and_runs_nothing(page: str) -> None:
 
 def test_every_figure_is_there_and_well_formed(page: str) -> None:
     drawn = [x.partition("</svg>")[0] for x in page.split("<svg ")[1:]]
-    labels = [ElementTree.fromstring("<svg " + d + "</svg>").attrib["aria-label"] for d in drawn]
-    for what in ("best so far", "Importance", "parameters, over the rest", "against score", "Wealth", "Drawdown", "PBO logits", "Deflated"):
+    labels = [ET.fromstring("<svg " + d + "</svg>").attrib["aria-label"] for d in drawn]
+    for what in (
+        "best so far",
+        "Importance",
+        "parameters, over the rest",
+        "against score",
+        "Wealth",
+        "Drawdown",
+        "PBO logits",
+        "Deflated",
+    ):
         assert any(what in label for label in labels), what
     assert "NaN" not in page and "nan" not in page and "inf" not in page.lower().replace("information", "")
 
 
 def test_the_page_says_first_what_to_do_next_and_then_what_changed(page: str) -> None:
-    order = ["Next:", "What changed since", "Scores", "Parameters", "The best three", "How far to trust it", "Champion", "The machine", "Routes"]
+    order = [
+        "Next:",
+        "What changed since",
+        "Scores",
+        "Parameters",
+        "The best three",
+        "How far to trust it",
+        "Champion",
+        "The machine",
+        "Routes",
+    ]
     places = [page.index(words) for words in order]
     assert places == sorted(places)
 
@@ -105,7 +131,12 @@ def test_both_forms_say_the_same_numbers(page: str) -> None:
     for row in analysis.rows:
         assert row.name in text and row.name in page
     assert analysis.facts is not None
-    for figure in (f"{analysis.facts.best:+.2f}", "0.31 over 100 trials", "overdrawn by 117", "No champion: trial 3 failed G2"):
+    for figure in (
+        f"{analysis.facts.best:+.2f}",
+        "0.31 over 100 trials",
+        "overdrawn by 117",
+        "No champion: trial 3 failed G2",
+    ):
         assert figure in text and figure in page
 
 
@@ -130,7 +161,9 @@ def test_a_study_that_has_hardly_begun_has_a_report_too(n: int) -> None:
 
 
 def record(analysis: Analysis) -> dict[str, Any]:
-    return json.loads(json.dumps({**asdict(analysis), "created_utc": "x", "summary": summary(analysis)}, allow_nan=False))
+    return json.loads(
+        json.dumps({**asdict(analysis), "created_utc": "x", "summary": summary(analysis)}, allow_nan=False)
+    )
 
 
 def test_what_changed_is_told_and_nothing_else() -> None:
@@ -157,11 +190,17 @@ def test_blocks_have_both_forms_and_cells_name_their_column() -> None:
     report = [Heading(text="T `c`"), Bullets(items=()), Facts(items=(("k", "**v**"),)), table]
     assert markdown(report) == "## T `c`\n\n- **k**: **v**\n\n| name | a\\|b |\n| --- | --- |\n| x | 1 < 2 |\n"
     text = html(report, title="t")
-    assert '<td data-name="a|b">1 &lt; 2</td>' in text and "<code>c</code>" in text and "<dd><strong>v</strong></dd>" in text
+    assert (
+        '<td data-name="a|b">1 &lt; 2</td>' in text
+        and "<code>c</code>" in text
+        and "<dd><strong>v</strong></dd>" in text
+    )
 
 
-@pytest.mark.parametrize(("low", "high", "log"), [(0, 1, False), (-3.2, 7.9, False), (1e-6, 1e-3, True), (0.24, 0.9, True), (5, 5, False)])
-def test_ticks_lie_on_their_axis_and_are_few(low: float, high: float, log: bool) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0, 1, False), (-3.2, 7.9, False), (1e-6, 1e-3, True), (0.24, 0.9, True), (5, 5, False)]
+)
+def test_ticks_lie_on_their_axis_and_are_few(low: float, high: float, log: bool) -> None:  # noqa: FBT001  a case of the table
     ticks = Axis(low=low, high=high, label="", log=log).ticks()
     assert 1 <= len(ticks) <= 7
     assert all(low * 0.9 - 1e-9 <= t <= high * 1.1 + 1e-9 for t in ticks) or low < 0
@@ -169,6 +208,7 @@ def test_ticks_lie_on_their_axis_and_are_few(low: float, high: float, log: bool)
 
 def test_axes_hold_their_values_and_numbers_are_short() -> None:
     axis = around([1.0, 2.0], "x")
-    assert axis.low < 1.0 < 2.0 < axis.high
+    assert axis.low < 1.0
+    assert axis.high > 2.0
     assert around([3.0], "x").low < 3.0 < around([3.0], "x").high
     assert [number(v) for v in (0, 0.25, 1e-6, 100000, 1250)] == ["0", "0.25", "1e-6", "1e5", "1250"]

@@ -14,7 +14,9 @@ from daemon.advisor.scores import expected_max, noise_of, score_facts, tail_end
 RNG = np.random.default_rng
 
 
-def replicated(seed: int, *, noise: float, spread: float, n: int = 60, times: int = 3) -> tuple[list[Trial], np.ndarray]:
+def replicated(
+    seed: int, *, noise: float, spread: float, n: int = 60, times: int = 3
+) -> tuple[list[Trial], np.ndarray]:
     """`times` runs of each of n configurations whose true scores have SD `spread`; the truth per trial."""
     rng = np.random.default_rng(seed)
     truth, made = rng.normal(0.0, spread, n), []

@@ -1,0 +1,37 @@
+"""How the journal keeps bars, and a hash of all of them up to any one."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.bars import Bars, empty_bars
+
+_FIELDS = ("open", "high", "low", "close", "volume", "filled")
+
+
+def encoded(bars: Bars, k: int) -> bytes:
+    """Bar k as (6, N) little-endian float64."""
+    return np.stack([np.asarray(getattr(bars, name)[k], dtype="<f8") for name in _FIELDS]).tobytes()
+
+
+def decoded(rows: Sequence[tuple[int, bytes]], *, tickers: tuple[str, ...], timeframe_s: int) -> Bars:
+    """(close time, encoded bar) of consecutive bars, oldest first."""
+    if not rows:
+        return empty_bars(tickers, timeframe_s)
+    values = np.stack([np.frombuffer(data, dtype="<f8").reshape(6, len(tickers)) for _, data in rows])
+    o, h, l, c, v, filled = (np.ascontiguousarray(values[:, i]) for i in range(6))
+    return Bars(
+        tickers=tickers, timeframe_s=timeframe_s, close_time_s=np.array([t for t, _ in rows], dtype=np.int64),
+        open=o, high=h, low=l, close=c, volume=v, filled=filled.astype(np.bool_),
+    )  # fmt: skip
+
+
+def chained(before: str, bars: Bars) -> str:
+    """SHA-256 over the hash of every earlier bar ("" before the first) and `bars`, one after the other."""
+    for k in range(bars.n_bars):
+        link = hashlib.sha256(before.encode())
+        link.update(int(bars.close_time_s[k]).to_bytes(8, "little"))
+        link.update(encoded(bars, k))
+        before = link.hexdigest()
+    return before

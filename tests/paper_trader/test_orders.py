@@ -1,0 +1,96 @@
+"""What comes next for an order, decided without doing anything."""
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paper_trader.brokers.base import Absent, Accepted, Deferred, Found, Rejected, Unknown
+from paper_trader.journal import Intent, Note
+from paper_trader.orders import CLOCK_SLACK_S, CancelLate, Resend, Wait, after_look, after_post, intents
+
+ORDER = Intent(
+    client_order_id="c", ticker="BTC", close_time_s=0, quantity=Decimal(1), sent_s=1000.0, expires_s=1300.0,
+    state="UNKNOWN",
+)  # fmt: skip
+ALPACA_LATE_S, BINANCE_LATE_S = 0.0, 10.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (Accepted(order_id="1"), "ACKED"), (Rejected(reason="poor"), "REJECTED"),
+        (Deferred(reason="429", retry_after_s=1.0), "INTENT"), (Unknown(reason="hung"), "UNKNOWN"),
+    ],
+)  # fmt: skip
+def test_only_a_proof_ends_a_sending(outcome: object, state: str) -> None:
+    assert after_post(ORDER, outcome).state == state  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "sight", "now_s", "late_s", "then"),
+    [
+        ("UNKNOWN", Found(order_id="7"), 1001.0, 0.0, Note(client_order_id="c", state="ACKED", order_id="7")),
+        ("INTENT", Found(order_id="7"), 9999.0, 0.0, Note(client_order_id="c", state="ACKED", order_id="7")),
+        ("UNKNOWN", Unknown(reason="503"), 9999.0, 0.0, Wait()),
+        ("UNKNOWN", Absent(), 1001.0, ALPACA_LATE_S, Resend()),  # whichever of the two comes second is refused
+        ("UNKNOWN", Absent(), 1009.0, BINANCE_LATE_S, Wait()),  # 9 s after it was sent it may still come
+        ("UNKNOWN", Absent(), 1010.0, BINANCE_LATE_S, Resend()),
+        ("INTENT", Absent(), 1299.9, 0.0, Resend()),
+        ("ABANDONED", Absent(), 1400.0, 0.0, Wait()),
+        ("ABANDONED", Unknown(reason="503"), 1400.0, 0.0, Wait()),
+    ],
+)  # fmt: skip
+def test_what_a_look_is_followed_by(state: str, sight: object, now_s: float, late_s: float, then: object) -> None:
+    order = replace(ORDER, state=state)
+    assert after_look(order, sight, now_s=now_s, sent_s=1000.0, late_s=late_s) == then  # type: ignore[arg-type]
+
+
+def test_what_is_not_there_and_too_old_is_given_up_and_cancelled_should_it_appear() -> None:
+    given_up = after_look(ORDER, Absent(), now_s=1300.0, sent_s=1000.0, late_s=0.0)
+    assert isinstance(given_up, Note) and given_up.state == "ABANDONED"
+    late = after_look(replace(ORDER, state="ABANDONED"), Found(order_id="7"), now_s=1350.0, sent_s=1000.0, late_s=0.0)
+    assert isinstance(late, CancelLate) and late.note.order_id == "7"
+
+
+SIGHTS = st.sampled_from([Found(order_id="7"), Absent(), Unknown(reason="?")])
+
+
+@given(
+    state=st.sampled_from(["INTENT", "UNKNOWN", "ABANDONED"]), sight=SIGHTS, late_s=st.floats(0.0, 60.0),
+    now_s=st.floats(-1e9, 1e10), sent_s=st.floats(0.0, 1e10), expires_s=st.floats(0.0, 1e10),
+)  # fmt: skip
+def test_nothing_is_sent_again_unless_it_is_absent_in_time_and_cannot_come_any_more(
+    state: str, sight: object, late_s: float, now_s: float, sent_s: float, expires_s: float
+) -> None:
+    order = replace(ORDER, state=state, expires_s=expires_s)
+    then = after_look(order, sight, now_s=now_s, sent_s=sent_s, late_s=late_s)  # type: ignore[arg-type]
+    if isinstance(then, Resend):
+        assert isinstance(sight, Absent) and state != "ABANDONED"
+        assert now_s < expires_s and now_s - sent_s >= min(late_s, -CLOCK_SLACK_S) and now_s - sent_s >= late_s
+    else:
+        assert type(then) in {Note, Wait, CancelLate}
+
+
+@given(jump_s=st.floats(120.0, 1e9))
+def test_a_clock_that_was_put_back_gives_the_order_up_rather_than_send_it_as_if_it_were_new(jump_s: float) -> None:
+    then = after_look(ORDER, Absent(), now_s=1000.0 - jump_s, sent_s=1000.0, late_s=10.0)
+    assert isinstance(then, Note) and then.state == "ABANDONED"
+
+
+def test_sells_are_sent_first() -> None:
+    made = intents(
+        [("A", Decimal(1)), ("B", Decimal(-1)), ("C", Decimal(2)), ("D", Decimal(-2))], account="paper", artifact="x",
+        close_time_s=0, sent_s=0.0, expires_s=1.0,
+    )  # fmt: skip
+    assert [i.ticker for i in made] == ["B", "D", "A", "C"]
+
+
+def test_every_outcome_and_every_sight_is_spoken_of_above() -> None:
+    from paper_trader.brokers import base
+
+    assert set(get_args(base.Outcome)) == {Accepted, Rejected, Deferred, Unknown}
+    assert set(get_args(base.Sight)) == {Found, Absent, Unknown}

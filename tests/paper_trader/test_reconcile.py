@@ -1,0 +1,83 @@
+"""Position truth is the broker's, and ours must be its fills less its fees."""
+
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from features.ledger import Fill, Ledger
+from paper_trader.brokers.base import Known, Traits
+from paper_trader.journal import Execution
+from paper_trader.reconcile import Agreed, Differs, reconcile
+
+TRAITS = Traits(order_life_s=300.0, late_s=0.0, settles_s=5.0, cash_unit=Decimal("0.01"), coin_unit=Decimal("1e-9"))
+ACCOUNT = Ledger(
+    tickers=("BTC", "ETH"), cash=Decimal(1000), quantity=(Decimal(0), Decimal(2)), peak=Decimal(5000),
+    bars_since_trade=7,
+)  # fmt: skip
+CLOSE = np.array([40000.0, 2000.0])
+
+
+def bought(quantity: str = "0.01", *, order: str = "ours", execution: str = "1") -> Execution:
+    q = Decimal(quantity)
+    fill = Fill(
+        ticker="BTC", close_time_s=0, quantity=q, price=Decimal(40000), fee_quote=Decimal(0), fee_base=q / 400
+    )  # fmt: skip
+    return Execution(execution_id=execution, client_order_id=order, fill=fill)
+
+
+def compared(known: Known, *executions: Execution, adopt: bool = False) -> Agreed | Differs:
+    return reconcile(
+        ACCOUNT, executions, known, ours={"ours"}, traits=TRAITS, close_time_s=3600, close=CLOSE, adopt=adopt
+    )  # fmt: skip
+
+
+def held(cash: str = "600", btc: str = "0.009975", eth: str = "2") -> Known:
+    return Known(cash=Decimal(cash), quantity={"BTC": Decimal(btc), "ETH": Decimal(eth)})
+
+
+def test_fills_less_fees_are_what_is_held() -> None:
+    """0.01 BTC bought at 40000 for 400 of 1000; the fee of 25 bp in the coin leaves 0.009975."""
+    assert compared(held(), bought()) == Agreed(executions=(bought(),))
+
+
+def test_what_rounding_took_is_booked_and_then_both_are_equal_to_the_last_digit() -> None:
+    known = held(cash="599.99", btc="0.009974999")
+    verdict = compared(known, bought())
+    assert isinstance(verdict, Agreed)
+    after = ACCOUNT.book([e.fill for e in verdict.executions])
+    assert (after.cash, *after.quantity) == (known.cash, known.quantity["BTC"], known.quantity["ETH"])
+    assert len({e.execution_id for e in verdict.executions}) == len(verdict.executions)
+
+
+@pytest.mark.parametrize(
+    ("known", "named"),
+    [
+        (held(btc="0.01"), "BTC"),  # another fee than ours
+        (held(btc="0.009974"), "BTC"),
+        (held(eth="1.9"), "ETH"),  # somebody sold by hand, or withdrew
+        (held(eth="2.000000002"), "ETH"),  # nothing filled: one unit, not two
+        (held(cash="590"), "cash"),
+        (held(cash="10600"), "cash"),  # somebody paid in
+    ],
+)  # fmt: skip
+def test_a_difference_beyond_one_unit_per_fill_is_named(known: Known, named: str) -> None:
+    verdict = compared(known, bought())
+    assert isinstance(verdict, Differs) and named in verdict.text
+    assert verdict.executions == (bought(),)  # our own fill is booked all the same
+
+
+def test_a_fill_that_no_order_of_ours_explains_is_named_and_not_booked() -> None:
+    stranger = bought("0.005", order="by hand", execution="2")
+    verdict = compared(held(cash="400", btc="0.0149625"), bought(), stranger)
+    assert isinstance(verdict, Differs)
+    assert "0.005 BTC at 40000 that no order of ours explains" in verdict.text
+    assert verdict.executions == (bought(),)
+
+
+def test_what_an_operator_has_looked_at_is_taken_over() -> None:
+    known = held(cash="10400.00", btc="0.0149625", eth="1")
+    verdict = compared(known, bought(), bought("0.005", order="by hand", execution="2"), adopt=True)
+    assert isinstance(verdict, Agreed)
+    after = ACCOUNT.book([e.fill for e in verdict.executions])
+    assert (after.cash, *after.quantity) == (known.cash, known.quantity["BTC"], known.quantity["ETH"])

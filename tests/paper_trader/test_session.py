@@ -1,0 +1,92 @@
+"""When the trader may decide."""
+
+from dataclasses import replace
+
+import pytest
+
+from paper_trader.session import (
+    BarSettled,
+    Command,
+    Decide,
+    Fault,
+    Latch,
+    NoBar,
+    Phase,
+    PolicyLoaded,
+    Session,
+    Told,
+    Wait,
+    step,
+)
+
+FRESH = BarSettled(age_s=10.0, account_agrees=True)
+
+
+def trading() -> Session:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    return step(idle, PolicyLoaded())[0]
+
+
+def test_a_fresh_bar_is_decided_on_only_when_there_is_a_policy() -> None:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    assert step(idle, FRESH)[1] == ()
+    assert step(trading(), FRESH)[1] == (Decide(),)
+
+
+@pytest.mark.parametrize(
+    ("bar", "words"),
+    [
+        (replace(FRESH, age_s=5401.0), "90 min old"),
+        (replace(FRESH, age_s=float("inf")), "old"),
+        (replace(FRESH, age_s=float("nan")), "old"),
+        (replace(FRESH, clock_offset_s=5.1), "+5.1 s off"),
+        (replace(FRESH, clock_offset_s=-60.0), "-60.0 s off"),
+        (replace(FRESH, clock_offset_s=float("nan")), "off"),
+    ],
+)
+def test_an_old_bar_or_a_clock_that_is_off_is_waited_out_said_once_and_over_by_itself(
+    bar: BarSettled, words: str
+) -> None:
+    state, effects = step(trading(), bar)
+    assert isinstance(effects[0], Wait) and len(effects) == 1 and words in state.waiting
+    assert step(state, bar)[1] == ()
+    state, effects = step(state, FRESH)
+    assert effects == (Decide(),) and state.waiting == ""
+
+
+def test_a_market_that_says_nothing_is_noticed_although_no_bar_ever_comes() -> None:
+    state, effects = step(trading(), NoBar(age_s=5400.0))
+    assert effects == ()
+    state, effects = step(state, NoBar(age_s=5401.0))
+    assert effects == (Wait(reason="no bar for 90 min"),)
+    assert step(state, NoBar(age_s=9000.0))[1] == ()
+
+
+@pytest.mark.parametrize(
+    "event", [replace(FRESH, account_agrees=False), replace(FRESH, alarm="drawdown"), Fault(reason="parity")]
+)
+def test_a_halt_is_latched_whatever_comes_after_until_it_is_rearmed(event: BarSettled | Fault) -> None:
+    state, effects = step(trading(), event)
+    assert isinstance(effects[0], Latch) and state.phase is Phase.HALTED
+    for later in (FRESH, PolicyLoaded(), Told(command=Command.RESUME), Told(command=Command.PAUSE)):
+        state, effects = step(state, later)
+        assert effects == () and state.phase is Phase.HALTED
+    state, _ = step(state, Told(command=Command.RESUME))
+    state, _ = step(state, Told(command=Command.REARM))
+    assert step(state, FRESH)[1] == (Decide(),)
+
+
+def test_paused_nothing_is_decided_but_a_halt_still_latches() -> None:
+    state, _ = step(trading(), Told(command=Command.PAUSE))
+    assert step(state, FRESH)[1] == () and state.shown == "paused"
+    assert step(state, replace(FRESH, alarm="drawdown"))[0].phase is Phase.HALTED
+    assert step(step(state, Told(command=Command.RESUME))[0], FRESH)[1] == (Decide(),)
+
+
+def test_flatten_decides_in_a_halt_and_through_an_alarm_but_never_on_books_that_differ() -> None:
+    halted, _ = step(trading(), Fault(reason="parity"))
+    state, _ = step(halted, Told(command=Command.FLATTEN))
+    assert step(state, FRESH)[1] == (Decide(),)
+    assert step(state, replace(FRESH, alarm="drawdown"))[1] == (Decide(),)
+    assert step(state, replace(FRESH, account_agrees=False))[1] == ()
+    assert step(state, replace(FRESH, age_s=9000.0))[1] != (Decide(),)
