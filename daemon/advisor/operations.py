@@ -146,11 +146,10 @@ def _rate(count: int, span_s: float | None) -> float | None:
 
 
 def _utilisation(trials: Sequence[Trial], window: tuple[float, float] | None, workers: int) -> float | None:
+    """Trials count whole where they end: what runs now is not known yet, as what ran then was not."""
     if window is None or workers == 0 or window[1] <= window[0]:
         return None
-    spent = sum(
-        max(0.0, min(end, window[1]) - max(t.began_s or 0.0, window[0])) for t in trials if (end := _end(t)) is not None
-    )
+    spent = sum(t.seconds or 0.0 for t in trials if window[0] < (_end(t) or 0.0))
     return min(1.0, spent / (workers * (window[1] - window[0])))
 
 

@@ -48,6 +48,8 @@ class Tally:
         )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("k", [0, 3, 5])
 def test_at_most_one_discovery_in_twenty_is_false_and_the_real_ones_are_found(k: int) -> None:
     tally = Tally(k=k)
