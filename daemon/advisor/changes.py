@@ -36,8 +36,9 @@ def _scores(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if was and is_now and (was["best"], was["best_number"]) != (is_now["best"], is_now["best_number"]):
         d = words.places(is_now["sd"])
         old, new, old_worth, new_worth = (words.signed(a[k], d) for k in ("best", "shrunken") for a in (was, is_now))
-        made.append(f"Best score {old} (trial {was['best_number']}) before, **{new}** (trial {is_now['best_number']}) now; "
-                    f"worth {old_worth} before, {new_worth} now")  # fmt: skip
+        worth = f"; worth {old_worth} before, {new_worth} now" if was["shrunken"] is not None else ""
+        old, new = (f"{v} (trial {a['best_number']})" for v, a in ((old, was), (f"**{new}**", is_now)))
+        made.append(f"Best score {old} before, {new} now{worth}")
     return made
 
 
@@ -45,7 +46,11 @@ def _verdicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     was = {r["name"]: r["verdict"] for r in before["rows"]}
     moved = [(r["name"], was.get(r["name"], "not searched"), r["verdict"]) for r in now["rows"]]
     gone = sorted(set(was) - {r["name"] for r in now["rows"]})
-    made = [f"`{name}`: {old} before, **{new}** now" for name, old, new in moved if old != new]
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, old, new in moved:
+        if old != new:
+            names.setdefault((old, new), []).append(f"`{name}`")
+    made = [f"{', '.join(group)}: {old} before, **{new}** now" for (old, new), group in names.items()]
     return [*made, *([f"No longer searched: {', '.join(gone)}"] if gone else [])]
 
 

@@ -254,8 +254,8 @@ def _shunned(places: Sequence[tuple[str, Mask]], top: Mask) -> str:
 
 
 def _difference_pct(ours: float | None, theirs: float | None) -> float | None:
-    """Of the two figures as they are displayed, so that whoever divides them finds the same."""
-    if ours is None or theirs is None or float(shown(theirs)) == 0.0:
+    """Of the two figures as they are displayed, so that whoever divides them finds the same; below zero it means nothing."""
+    if ours is None or theirs is None or float(shown(theirs)) <= 0.0 or ours < 0.0:
         return None
     return 100.0 * (float(shown(ours)) / float(shown(theirs)) - 1.0)
 

@@ -85,7 +85,7 @@ def _elsewhere(analysis: Analysis) -> str:
 def _champion_line(analysis: Analysis) -> str:
     judged = analysis.judgement
     if judged is None:
-        return "No judgement yet: the trader holds cash"
+        return "Not judged yet: this study has no champion"
     failed = [g for g in judged.get("gates", ()) if not g["passed"]]
     if judged["champion"]:
         return f"Champion `{judged['champion'][:12]}`, decided {judged['decided_utc'][:16].replace('T', ' ')} UTC"
@@ -111,7 +111,7 @@ def _scores(analysis: Analysis, drawings: Drawings) -> list[Block]:
         )),
         ("noise of one run, SD", words.noise(facts.noise, d)),
         ("where the tail ends", words.tail(facts.tail, d)),
-        ("regret", words.NONE if facts.regret is None else f"{facts.regret:.{d}f} below that end"),
+        *([] if facts.regret is None else [("regret", f"{facts.regret:.{d}f} below that end")]),
         ("progress", f"half of the improvement came in the first {facts.half_by} trials; "
          + words.probability_of_more(facts.p_improve)),
     )  # fmt: skip

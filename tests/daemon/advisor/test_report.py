@@ -159,6 +159,15 @@ def record(analysis: Analysis) -> dict[str, Any]:
     )
 
 
+def test_verdicts_that_changed_alike_are_one_sentence() -> None:
+    _, analysis = made()
+    now = record(analysis)
+    before = {**now, "rows": [{**r, "verdict": "insufficient data"} for r in now["rows"]]}
+    told = changes(before, now)
+    assert len(told) == len({r["verdict"] for r in now["rows"]})
+    assert sum(t.count("`") for t in told) == 2 * len(now["rows"])
+
+
 def test_what_changed_is_told_and_nothing_else() -> None:
     _, before = made()
     assert changes(record(before), record(before)) == []
