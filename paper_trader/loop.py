@@ -171,8 +171,7 @@ class Trader:
             config=self.config, state_dir=self.state_dir, spec=self._spec, costs=self._costs, rules=self._rules,
         )))  # fmt: skip
         self._processed = self._journal.counts()["marks"] - 1
-        bars = self._journal.bars()
-        self._newest = bars.slice(bars.n_bars - 1, bars.n_bars)
+        self._newest = self._journal.bars(since_s=self._journal.last_bar_s())
         if self._halt_due:
             self._journal.halt(self._halt_due)
         halted = meta.get("halted", self._halt_due)
@@ -185,7 +184,7 @@ class Trader:
         self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
         self._pointer_stamp_ns = -1
         books.callback(lambda: self._write_status(force=True))
-        self._orders.open(self._account, bars)  # ready only when no order's fate is open and the books agree
+        self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
 
@@ -253,9 +252,9 @@ class Trader:
         )
         self._settled_s, self._newest = bar.last_close_s, bar
         self._processed += 1
-        row = self._deciding.seen(bar)
+        rows = self._deciding.seen(bar)
         self._decide_if_allowed(bar, fresh=fresh)
-        news = self._comparison.walk(bar, row, self._worth())
+        news = self._comparison.walk(bar, rows, self._worth())
         for reason in news.ended:
             self.log.warning("trader.shadow_ended", reason=reason)
         if news.losing:

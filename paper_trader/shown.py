@@ -54,7 +54,7 @@ def positions(_: Config, arguments: argparse.Namespace) -> int:
     """What is held, what was paid for it, and what it is worth at the newest close."""
     with _journal(arguments.state_dir) as journal:
         at_s, account = journal.last_mark()
-        state, bars = journal.risk_states(since_s=at_s)[at_s], journal.bars()
+        state, bars = journal.risk_states(since_s=at_s)[at_s], journal.bars(since_s=at_s)
     close, weights = bars.close[-1], account.weights(bars.close[-1])
     rows: list[dict[str, Any]] = []
     for i, ticker in enumerate(account.tickers):
