@@ -21,7 +21,7 @@ from paper_trader.champion import Holding
 from paper_trader.journal import Decided, Journal
 from paper_trader.parity import Rederiver, difference
 
-CHECK_EVERY_DECISIONS = 24  # and the first after every start
+PROOF_EVERY_DECISIONS = 24  # after its orders; the first of a life or a policy is proved before anything is ordered
 
 
 class ParityBroken(DataError):
@@ -45,10 +45,11 @@ class Deciding:
         self.state = journal.risk_states(since_s=last_s)[last_s]
         self.holding: Holding | None = None
         self._market: NDArray[np.float32] | None = None
-        self._unchecked, self._first = CHECK_EVERY_DECISIONS - 1, True
+        self._unproved, self._first = 0, True
 
     def take_up(self, holding: Holding) -> None:
         """Another policy from the next decision on."""
+        self._first = True
         self.holding, self._decider, self._window = holding, Decider(holding.artifact), MarketWindow(holding.artifact)
         self._push(self.recent)
 
@@ -95,7 +96,8 @@ class Deciding:
         decision = self._decider.decide(
             market=self._market, ledger=account, close=bar.close[0], close_time_s=bar.last_close_s
         )
-        self._check(decision, account)
+        if self._first:
+            self._prove(decision, account)
         view = self._view(bar, account, flatten=flatten)
         ruling = risk.rule(self._limits, self.state, view, decision.target, self._rules)
         if ruling.target is None:
@@ -113,11 +115,14 @@ class Deciding:
             min_notional=self._rules.arrays(bar.tickers)[1], flatten=flatten,
         )  # fmt: skip
 
-    def _check(self, decision: Decision, account: Ledger) -> None:
-        """Raises ParityBroken. The first check of a life also looks at the last decision of the life before."""
-        self._unchecked += 1
-        if self._unchecked < CHECK_EVERY_DECISIONS:
-            return
+    def prove_if_due(self, decision: Decision, account: Ledger) -> None:
+        """Once the orders are out: a proof takes longer than they may. Raises ParityBroken."""
+        self._unproved += 1
+        if self._unproved >= PROOF_EVERY_DECISIONS:
+            self._prove(decision, account)
+
+    def _prove(self, decision: Decision, account: Ledger) -> None:
+        """Raises ParityBroken. The first proof of a life also looks at the last decision of the life before."""
         assert self.holding is not None
         at_s = decision.close_time_s
         if self._first and (last := self._journal.last_decided()) is not None:
@@ -129,7 +134,7 @@ class Deciding:
         if self._journal.chain(after_s=proved_s, before=chain) != self._chain:
             raise ParityBroken(f"parity: {utc_text(at_s)}: the stored bars are not those that were seen")
         self._require_same(decision, self.holding.artifact_id, account)
-        self._proved, self._first, self._unchecked = (at_s, self._chain), False, 0
+        self._proved, self._first, self._unproved = (at_s, self._chain), False, 0
 
     def _require_same(self, decision: Decision, artifact: str, account: Ledger) -> None:
         """Raises ParityBroken unless the training path decides the same, with the policy as it lies on disk."""

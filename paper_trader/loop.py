@@ -279,18 +279,22 @@ class Trader:
                 self._decide(bar)
 
     def _decide(self, bar: Bars) -> None:
+        """What is not a number, or not what training computes, halts: before its orders, or before the next ones."""
         try:
-            decided, ruling = self._deciding.decide(bar, self._account, flatten=self._session.flatten)
+            self._decide_and_order(bar)
         except DataError as error:
             self._mismatches += isinstance(error, ParityBroken)
             self._feed(Fault(reason=str(error)))
-            return
+
+    def _decide_and_order(self, bar: Bars) -> None:
+        decided, ruling = self._deciding.decide(bar, self._account, flatten=self._session.flatten)
         for event in ruling.events:
             self.log.warning("trader.limited", rule=str(event.rule), ticker=event.ticker, reason=event.text)
         self._orders.place(decided, ruling.state, ruling.orders, self._account)
         took_s = self.clock.monotonic_s() - self._at_hand_s
         self._latencies.append(took_s)
         self._journal.note_latency(bar.last_close_s, took_s)
+        self._deciding.prove_if_due(decided.decision, self._account)
 
     def _finish_interrupted_bar(self) -> None:
         """After a restart of a replay: decide on the newest bar if the crash came before that."""

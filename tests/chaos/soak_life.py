@@ -55,7 +55,7 @@ def main(state_dir: Path, n_bars: int) -> None:
     def faulty(**asked: Any) -> Bars:
         if rng.random() < 0.2:  # every five hours
             faults["market"] += 1
-            raise MarketUnavailable("the venue is down", retry_after_s=600.0)
+            raise MarketUnavailable("the venue is down", retry_after_s=5.0)
         return bars(**asked)
 
     ours._source.bars = faulty  # type: ignore[method-assign]

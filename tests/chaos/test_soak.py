@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_kill_matrix import environment
 
 from paper_trader.journal import Journal
 from paper_trader.parity import verify
 
 pytestmark = pytest.mark.chaos
 YEAR = int(os.environ.get("CHAOS_SOAK_BARS", "8760"))
+TESTS = Path(__file__).parents[1]
+PATHS = (TESTS.parent, TESTS, TESTS / "venues", TESTS / "paper_trader")
 SETTLED_IN = 1400  # bars after which every cache and the features' longest span have had their size
 
 
@@ -23,7 +24,7 @@ SETTLED_IN = 1400  # bars after which every cache and the features' longest span
 def test_a_year_of_faults_costs_no_memory_and_no_descriptor(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("soak_life.py")), str(tmp_path), str(YEAR)], check=False,
-        env=environment(), capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(map(str, PATHS))}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     samples = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bars"')]
