@@ -40,8 +40,8 @@ demo: $(STAMP) ## the whole loop in minutes: train, judge, promote, paper-trade 
 run: $(STAMP) ## the daemon on live public candles (state directory: make run STATE=DIR)
 	@$(BIN)/cappuccinoctl run $(RUN_FLAGS)
 
-test: $(STAMP) ## all quick tests
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## all quick tests, a file per core at a time
+	@$(BIN)/python -m pytest -n logical --dist loadfile $(TEST_FLAGS)
 
 test-slow: $(STAMP) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

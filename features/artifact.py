@@ -1,13 +1,17 @@
-"""A policy as it is stored: manifest and weights in a directory named by their hash. No pickle anywhere."""
+"""A policy as it is stored: manifest and weights in a directory named by their hash. No pickle anywhere.
+
+An ensemble is an artifact without weights of its own whose members are artifacts beside it, with one fingerprint: what it
+wants is the average of what they want. The manifest names them, so its hash covers them, and the janitor keeps them.
+"""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -24,13 +28,14 @@ from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+ArtifactKind = PolicyKind | Literal["ensemble"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyArtifact:
     """Everything that turns bars into target weights, plus `training`: where it came from (plain JSON)."""
 
-    kind: PolicyKind
+    kind: ArtifactKind
     width: int
     spec: FeatureSpec
     scaler: Scaler
@@ -39,12 +44,21 @@ class PolicyArtifact:
     venue_rules: VenueRules
     weights: Weights
     training: Mapping[str, Any]
+    members: tuple["PolicyArtifact", ...] = ()
+
+    @property
+    def policies(self) -> tuple["PolicyArtifact", ...]:
+        """Those whose targets are averaged: the members, or this one alone."""
+        return self.members or (self,)
 
     @property
     def layout(self) -> Layout:
         return Layout.of(self.spec)
 
     def actor(self) -> Actor:
+        """DataError for an ensemble, which acts through its members."""
+        if self.kind == "ensemble":
+            raise DataError("an ensemble has no actor of its own", hint="average what its policies want")
         return build_actor(self.kind, self.layout, self.width, self.weights)
 
     def manifest(self) -> dict[str, Any]:
@@ -97,10 +111,11 @@ class PolicyArtifact:
                 differences=[f"layout version: {record['layout_version']} against {LAYOUT_VERSION}"],
             )
         return cls(
-            kind=cast("PolicyKind", record["kind"]), width=record["width"], spec=FeatureSpec.from_dict(record["spec"]),
+            kind=cast("ArtifactKind", record["kind"]), width=record["width"], spec=FeatureSpec.from_dict(record["spec"]),
             scaler=Scaler.from_dict(record["scaler"]), limits=Limits(**record["limits"]),
             costs=Costs(**record["costs"]), venue_rules=VenueRules.from_dict(record["venue_rules"]),
             weights=load_tensors(weight_bytes), training=record["training"],
+            members=tuple(cls.load(directory.parent / m) for m in record["training"].get("members", ())),
         )  # fmt: skip
 
     def require_spec(self, pipeline: FeatureSpec) -> None:
@@ -111,6 +126,25 @@ class PolicyArtifact:
         tensors = {name: np.ascontiguousarray(self.weights[name]) for name in sorted(self.weights)}
         data: bytes = save_tensors(tensors)
         return data
+
+
+def ensemble(members: Sequence[PolicyArtifact], *, training: Mapping[str, Any]) -> PolicyArtifact:
+    """The average of `members`; ContractMismatch unless they see the same market, scaled alike, under the same costs."""
+    first = members[0]
+    differences = [
+        f"{name}: member {i} differs from member 0"
+        for i, member in enumerate(members)
+        for name in ("spec", "scaler", "costs", "venue_rules")
+        if getattr(member, name) != getattr(first, name)
+    ]
+    differences += [f"member {i} is an ensemble" for i, member in enumerate(members) if member.kind == "ensemble"]
+    if differences:
+        raise ContractMismatch("these artifacts make no ensemble", differences=differences)
+    return PolicyArtifact(
+        kind="ensemble", width=1, spec=first.spec, scaler=first.scaler, limits=first.limits, costs=first.costs,
+        venue_rules=first.venue_rules, weights={}, members=tuple(members),
+        training={**training, "members": [m.artifact_id for m in members]},
+    )  # fmt: skip
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:

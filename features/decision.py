@@ -17,7 +17,10 @@ from features.pipeline import FeatureRows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was seen and wanted at one close. observation: float32 bytes; target: (N,) asset weights, the rest is cash."""
+    """What was seen and wanted at one close. observation: float32 bytes; target: (N,) asset weights, the rest is cash.
+
+    raw: the actor's output; of an ensemble its members' outputs in a row.
+    """
 
     close_time_s: int
     observation: bytes
@@ -36,19 +39,20 @@ def market_blocks(artifact: PolicyArtifact, rows: FeatureRows) -> NDArray[np.flo
 
 
 class Decider:
-    """A policy ready to decide; holds the actor and nothing that changes."""
+    """A policy ready to decide; holds its actors and nothing that changes."""
 
     def __init__(self, artifact: PolicyArtifact) -> None:
-        self._artifact = artifact
-        self._actor = artifact.actor()
+        self._actors = tuple((policy.actor(), policy.limits) for policy in artifact.policies)
 
     def decide(
         self, *, market: NDArray[np.float32], ledger: Ledger, close: NDArray[np.float64], close_time_s: int
     ) -> Decision:
         """market: (market_size,) float32; close: (N,) of the bar just closed. NaN raises DataError."""
         observation = np.concatenate([market, ledger.observed(close)])
-        raw = self._actor.act(observation)
-        target = target_weights(raw, ledger.weights(close), self._artifact.limits)
+        raws = [actor.act(observation) for actor, _ in self._actors]
+        held = ledger.weights(close)
+        targets = [target_weights(raw, held, limits) for raw, (_, limits) in zip(raws, self._actors, strict=True)]
+        raw, target = np.concatenate(raws), np.mean(targets, axis=0)
         if not (np.isfinite(raw).all() and np.isfinite(target).all()):
             raise DataError(f"the policy's output at {close_time_s} is not finite", hint="retrain; do not trade it")
         return Decision(

@@ -84,7 +84,12 @@ class Ledger:
 
     def marked(self, close: NDArray[np.float64]) -> Self:
         """One bar later: the peak follows the equity at `close` (N,), the time since the last trade counts on."""
-        return replace(self, peak=max(self.peak, self.equity(close)), bars_since_trade=self.bars_since_trade + 1)
+        return self.valued(close)[0]
+
+    def valued(self, close: NDArray[np.float64]) -> tuple[Self, Decimal]:
+        """`marked`, and the equity then."""
+        worth = self.equity(close)
+        return replace(self, peak=max(self.peak, worth), bars_since_trade=self.bars_since_trade + 1), worth
 
     def equity(self, close: NDArray[np.float64]) -> Decimal:
         return self.cash + sum(

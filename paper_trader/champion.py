@@ -28,5 +28,6 @@ def load_holding(state_dir: Path, pipeline: FeatureSpec) -> Holding | None:
     record = read_json(pointer)
     artifact = PolicyArtifact.load(state_dir / "artifacts" / record["holds"])
     artifact.require_spec(pipeline)
-    artifact.actor()  # refuses weights of another shape now, not at the first bar
+    for policy in artifact.policies:
+        policy.actor()  # refuses weights of another shape now, not at the first bar
     return Holding(artifact=artifact, artifact_id=record["holds"], is_champion=record["champion"] is not None)

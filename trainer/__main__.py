@@ -1,8 +1,7 @@
-"""`python -m trainer VERB`: work, judge, trials, export."""
+"""`python -m trainer VERB`: work, and what a person asks of the search (`trainer.verbs`)."""
 
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
-from features.errors import CappuccinoError, ConfigurationError
+from features.errors import CappuccinoError
+from trainer.verbs import VERBS, require_own
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = load_config(arguments.config)
-        verb = {"work": work, "judge": judge, "trials": trials, "export": export}[arguments.verb]
-        return verb(config, arguments)
+        return {"work": work, **VERBS}[arguments.verb](config, arguments)
     except CappuccinoError as error:
         print(f"trainer {arguments.verb}: {error}", file=sys.stderr)
         structlog.get_logger().error("trainer.failed", verb=arguments.verb, error=str(error))
@@ -39,6 +38,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     from trainer.worker import Worker
 
     state_dir, name = arguments.state_dir, arguments.name
+    require_own(state_dir, config.study.name)
     clock, progress, stop = SystemClock(), Progress.from_environment(), StopRequest()
     with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
@@ -57,62 +57,25 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     return EXIT_RECYCLE if worker.recycle else 0
 
 
-def judge(config: Config, arguments: argparse.Namespace) -> int:
-    """Judge the study's best trial now and print the verdict."""
-    from trainer.dataset import load_dataset
-    from trainer.promote import Judge
-
-    clock, progress = SystemClock(), Progress.from_environment()
-    configure_logging(component="trainer", child="judge", path=arguments.state_dir / "logs" / "judge.jsonl")
-    dataset = load_dataset(config, arguments.state_dir, clock)
-    judgement = Judge(
-        config=config, state_dir=arguments.state_dir, dataset=dataset, clock=clock,
-        beat=lambda note: progress.beat(done=0, unit="judge", note=note),
-    ).judge()  # fmt: skip
-    print(json.dumps(judgement.to_dict()) if arguments.json else judgement.text())
-    return 0
-
-
-def trials(config: Config, arguments: argparse.Namespace) -> int:
-    """List the study's scored trials, best first."""
-    from trainer.promote import completed_trials
-    from trainer.worker import describe
-
-    records = completed_trials(arguments.state_dir, config.study.name)[: arguments.top]
-    if arguments.json:
-        print(json.dumps(records))
-    else:
-        print("\n".join(describe(config.study.name, r) for r in records) or "no completed trial")
-    return 0
-
-
-def export(config: Config, arguments: argparse.Namespace) -> int:
-    """Print the artifact directory of a trial, named by study and number."""
-    from trainer.study import trial_dir
-
-    study = arguments.study or config.study.name
-    record = trial_dir(arguments.state_dir, study, arguments.trial) / "trial.json"
-    if not record.exists():
-        raise ConfigurationError(f"study {study!r} has no trial {arguments.trial}", hint="see cappuccinoctl trials")
-    artifact = json.loads(record.read_bytes()).get("artifact")
-    if artifact is None:
-        raise ConfigurationError(f"trial {arguments.trial} of study {study!r} left no artifact")
-    print(arguments.state_dir / "artifacts" / artifact)
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainer", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, text in (("work", work), ("judge", judge), ("trials", trials), ("export", export)):
-        verb = verbs.add_parser(name, help=text.__doc__)
+    for name, run in {"work": work, **VERBS}.items():
+        verb = verbs.add_parser(name, help=run.__doc__)
         verb.add_argument("--config", type=Path, required=True)
         verb.add_argument("--state-dir", type=Path, required=True)
-        verb.add_argument("--name", default=f"foreground-{name}")
+        verb.add_argument("--name", default="" if name == "import-study" else f"foreground-{name}")
         verb.add_argument("--json", action="store_true")
+    for name in ("trials", "show", "export", "promote", "backtest", "focus", "import-study"):
+        verbs.choices[name].add_argument("--study", default="", help="which study, where a number alone is ambiguous")
+    for name in ("show", "export", "backtest"):
+        verbs.choices[name].add_argument("trial", type=int)
+    verbs.choices["focus"].add_argument("--trial", type=int, default=None, help="this one again, on ten seeds")
     verbs.choices["trials"].add_argument("--top", type=int, default=20)
-    verbs.choices["export"].add_argument("trial", type=int)
-    verbs.choices["export"].add_argument("--study", default="")
+    verbs.choices["trials"].add_argument("--all", action="store_true", help="those without a score too")
+    verbs.choices["promote"].add_argument("candidate", help="a trial's number, or the beginning of an artifact's id")
+    verbs.choices["backtest"].add_argument("--fee-bps", type=float, default=None, help="per side; the configured fee")
+    verbs.choices["import-study"].add_argument("database", help="SQLite file, or the URL of Optuna's storage")
     return parser
 
 

@@ -77,6 +77,7 @@ class _Settings:
     allocation: dict[str, object]
     data: dict[str, object]
     policy: str
+    ranges: tuple[str, ...]
     seeds: int
     train_steps: int
     accounts: int
@@ -86,8 +87,8 @@ def settings_text(config: Config) -> str:
     """Canonical text of everything in the configuration that a score depends on."""
     record = _Settings(
         costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
-        policy=config.study.policy, seeds=config.study.seeds, train_steps=config.study.train_steps,
-        accounts=config.study.accounts,
+        policy=config.study.policy, ranges=config.study.ranges, seeds=config.study.seeds,
+        train_steps=config.study.train_steps, accounts=config.study.accounts,
     )  # fmt: skip
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 

@@ -5,7 +5,7 @@ the account are the same code (`features.ledger`), so every number beside anothe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ class Arena:
     costs: Costs
     limits: Limits
     rules: VenueRules
+
+    def at_fee(self, fee_bps: float) -> "Arena":
+        return replace(self, costs=self.costs.with_fee_bps(fee_bps))
 
     def unlimited(self) -> "Arena":
         """The same without cap, reserve and band: a baseline is not handicapped by the policy's limits."""
@@ -72,8 +75,8 @@ def run_targets(name: str, target: Target, bars: Bars, window: range, arena: Are
         wanted = target(k, ledger)
         orders = () if wanted is None else plan_orders(ledger, wanted, bars.close[k], arena.rules)
         fills = simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), arena.costs, arena.rules) if orders else ()
-        ledger = ledger.book(fills).marked(bars.close[k + 1])
-        worth = float(ledger.equity(bars.close[k + 1]))
+        ledger, exact = (ledger.book(fills) if fills else ledger).valued(bars.close[k + 1])
+        worth = float(exact)
         if not np.isfinite(worth) or worth <= 0.0:
             raise DataError(f"{name}: equity is {worth} at bar {k + 1}")
         equity.append(worth)

@@ -1,4 +1,7 @@
-"""Promotion gates G1–G7 as pure functions of evidence. All must pass; "no champion" is a normal verdict."""
+"""Promotion gates G1–G7 as pure functions of evidence. All must pass; "no champion" is a normal verdict.
+
+A candidate is judged by what its configuration does on fresh seeds, never by the run that made it the best of many.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate import Run
-from trainer.overfitting import cscv
-from trainer.resampling import bootstrap_p, holm
+from trainer.overfitting import TrialCounts, cscv
+from trainer.resampling import bootstrap_p, bootstrap_p_values, holm, spa_against
 from trainer.sharpe import deflated_sharpe, moments, sharpe, varies
 
 Float = NDArray[np.float64]
@@ -19,6 +22,8 @@ RESAMPLES = 1000
 HOLM_P = 0.10
 PBO_LIMIT = 0.20
 PBO_MIN_TRIALS = 8
+SPA_P = 0.10
+SEEDS_SHARE = 0.80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,82 +43,159 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A candidate beside every baseline on the same bars at one fee."""
+    """A candidate, one run per seed, beside every baseline on the same bars at one fee."""
 
     fee_bps: float
-    policy: Run
+    policies: tuple[Run, ...]
     baselines: Mapping[str, Run]
+
+    def growth(self) -> Float:
+        """(T,) log return per bar, mean over seeds."""
+        mean: Float = np.mean([np.log1p(p.returns) for p in self.policies], axis=0)
+        return mean
 
 
 def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Gate:
-    """G1: the largest Holm-adjusted one-sided p that the excess log return over a baseline is not above zero."""
-    policy = np.log1p(comparison.policy.returns)
-    names = list(comparison.baselines)
-    p_values = [
-        bootstrap_p(
-            policy - np.log1p(comparison.baselines[n].returns),
-            mean_block=MEAN_BLOCK_BARS,
-            n_resamples=RESAMPLES,
-            rng=rng,
-        )
-        for n in names
-    ]
-    adjusted, worst = holm(p_values), int(np.argmax(p_values))
+    """G1: the largest Holm-adjusted one-sided p that the mean log wealth over seeds is not above a baseline's."""
+    growth, names = comparison.growth(), list(comparison.baselines)
+    others = np.stack([np.log1p(comparison.baselines[n].returns) for n in names], axis=1)
+    adjusted = holm(
+        bootstrap_p_values(growth[:, None] - others, mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng)
+    )
+    worst = int(np.argmax(adjusted))
+    what = f"{_seeds(comparison)} at {comparison.fee_bps:g} bp: log wealth {growth.sum():+.3f} above every baseline "
     return Gate(
-        gate="G1", what=f"beats every baseline at {comparison.fee_bps:g} bp (closest: {names[worst]})",
+        gate="G1", what=f"{what}(closest: {names[worst]} {others[:, worst].sum():+.3f})",
         value=adjusted[worst], unit="Holm-adjusted p, stationary bootstrap", threshold=f"< {HOLM_P}",
         passed=adjusted[worst] < HOLM_P,
     )  # fmt: skip
 
 
-def deflated(policy: Run, *, n_trials: int, trial_sharpes: Sequence[float], threshold: float) -> Gate:
-    """G2: deflated Sharpe over every trial ever started on this machine."""
-    if not varies(policy.returns) or len(trial_sharpes) < 2:
+def deflated(
+    policies: Sequence[Run], *, counts: TrialCounts, trial_sharpes: Sequence[float], threshold: float
+) -> Gate:  # fmt: skip
+    """G2: the median seed's deflated Sharpe ratio, for each way of counting the trials ever started.
+
+    The least favourable count but one decides: the raw count assumes that no two trials were alike.
+    """
+    if len(trial_sharpes) < 2 or not all(varies(p.returns) for p in policies):
         return Gate(
             gate="G2", what="deflated Sharpe ratio: not estimable", value=None, unit="probability",
             threshold=f"≥ {threshold}", passed=False,
         )  # fmt: skip
-    skew, kurtosis = moments(policy.returns)
-    dsr, _ = deflated_sharpe(
-        sharpe(policy.returns), n_trials=n_trials, trial_variance=float(np.var(trial_sharpes, ddof=1)),
-        n=len(policy.returns), skew=skew, kurtosis=kurtosis,
+    variance, gated = float(np.var(trial_sharpes, ddof=1)), counts.least_favourable_but_one()
+    shown = ", ".join(
+        f"{name} {n:.0f}: {_deflated(policies, n, variance):.3f}"
+        for name, n in (
+            ("raw", counts.raw), ("clusters", counts.clusters), ("participation", counts.participation),
+            ("autocorrelation", counts.autocorrelation),
+        )
     )  # fmt: skip
+    value = _deflated(policies, gated, variance)
     return Gate(
-        gate="G2", what=f"deflated Sharpe ratio over {n_trials} trials ever started", value=dsr, unit="probability",
-        threshold=f"≥ {threshold}", passed=dsr >= threshold,
+        gate="G2", what=f"deflated Sharpe ratio at N = {gated:.0f} trials, the least favourable but one of {shown}",
+        value=value, unit="probability", threshold=f"≥ {threshold}", passed=value >= threshold,
     )  # fmt: skip
 
 
-def overfitting(returns: Float) -> Gate:
-    """G3: probability of backtest overfitting among this study's trials. returns: (T, K)."""
-    if returns.shape[1] < PBO_MIN_TRIALS:
-        what = f"probability of backtest overfitting: not estimable from {returns.shape[1]} trials"
-        return Gate(gate="G3", what=what, value=None, unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=False)
-    value = cscv(returns).pbo
+def _deflated(policies: Sequence[Run], n_trials: float, variance: float) -> float:
+    """The (lower) median over seeds."""
+    found = []
+    for run in policies:
+        skew, kurtosis = moments(run.returns)
+        dsr, _ = deflated_sharpe(
+            sharpe(run.returns), n_trials=round(n_trials), trial_variance=variance, n=len(run.returns), skew=skew,
+            kurtosis=kurtosis,
+        )  # fmt: skip
+        found.append(dsr)
+    return sorted(found)[(len(found) - 1) // 2]
+
+
+def overfitting(returns: Float) -> tuple[Gate, ...]:
+    """G3: probability of backtest overfitting among this study's trials, and whether what is good inside halves of the
+
+    bars is good outside. returns: (T, K).
+    """
+    n = returns.shape[1]
+    if n < PBO_MIN_TRIALS:
+        what = f"probability of backtest overfitting: not estimable from {n} trials"
+        return (Gate(gate="G3", what=what, value=None, unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=False),)
+    found = cscv(returns)
+    what = f"probability of backtest overfitting, {n} trials (the best loses out of sample: {found.loss:.0%})"
+    return (
+        Gate(
+            gate="G3", what=what, value=found.pbo, unit="probability", threshold=f"≤ {PBO_LIMIT}",
+            passed=found.pbo <= PBO_LIMIT,
+        ),
+        Gate(
+            gate="G3", what="slope of out-of-sample on in-sample Sharpe over the trials", value=found.persistence,
+            unit="Sharpe over Sharpe", threshold="> 0", passed=found.persistence > 0.0,
+        ),
+    )  # fmt: skip
+
+
+def superior(returns: Float, baselines: Mapping[str, Run], rng: np.random.Generator) -> Gate:
+    """G4: the largest p, over baselines, that none of the search's strategies is truly above it.
+
+    returns: (T, K) of every trial and of the candidate. The search's luck is in the p: with more trials the best of
+    them has to be better.
+    """
+    names = list(baselines)
+    p_values = spa_against(
+        np.log1p(returns), np.stack([np.log1p(baselines[n].returns) for n in names], axis=1),
+        mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng,
+    )  # fmt: skip
+    worst = int(np.argmax(p_values))
     return Gate(
-        gate="G3", what=f"probability of backtest overfitting, {returns.shape[1]} trials", value=value,
-        unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=value <= PBO_LIMIT,
+        gate="G4", what=f"superior predictive ability of {returns.shape[1]} strategies (closest: {names[worst]})",
+        value=p_values[worst], unit="p, Hansen's SPA, worst of the baselines", threshold=f"< {SPA_P}",
+        passed=p_values[worst] < SPA_P,
     )  # fmt: skip
 
 
-def drawdown(worst: float, limit: float) -> Gate:
-    """G5: the worst drawdown over validation, as a fraction."""
-    return Gate(
-        gate="G5", what="largest drawdown in validation", value=worst, unit="fraction of the peak",
-        threshold=f"≤ {limit}", passed=worst <= limit,
+def steady(comparison: Comparison, *, baseline: str, drawdowns: Sequence[float], limit: float) -> tuple[Gate, ...]:
+    """G5: the worst seed's largest drawdown, and the share of seeds that end above the fixed baseline.
+
+    drawdowns: of every seed, fractions of the peak.
+    """
+    worst = float(np.max(drawdowns))
+    floor = float(np.log1p(comparison.baselines[baseline].returns).sum())
+    share = float(np.mean([np.log1p(p.returns).sum() > floor for p in comparison.policies]))
+    return (
+        Gate(
+            gate="G5", what=f"largest drawdown of the worst of {_seeds(comparison)}", value=worst,
+            unit="fraction of the peak", threshold=f"≤ {limit}", passed=worst <= limit,
+        ),
+        Gate(
+            gate="G5", what=f"share of {_seeds(comparison)} that beat {baseline}", value=share, unit="fraction",
+            threshold=f"≥ {SEEDS_SHARE}", passed=share >= SEEDS_SHARE,
+        ),
     )  # fmt: skip
 
 
-def holdout(comparison: Comparison, *, baseline: str, opening: int, rng: np.random.Generator) -> Gate:
-    """G6: on the hold-out, no significant loss to the fixed baseline; each earlier opening makes it stricter."""
-    excess = np.log1p(comparison.policy.returns) - np.log1p(comparison.baselines[baseline].returns)
+def holdout(
+    comparison: Comparison, *, baseline: str, opening: int, lower_quartile: float, rng: np.random.Generator
+) -> tuple[Gate, ...]:  # fmt: skip
+    """G6: on the hold-out, no loss to the fixed baseline, and no less than validation's lower quartile.
+
+    Each earlier opening makes it stricter. lower_quartile: excess log return per bar over the baseline, over the
+    candidate's seeds and folds.
+    """
+    excess = comparison.growth() - np.log1p(comparison.baselines[baseline].returns)
     # the p of a loss, charged for every opening of this hold-out by Bonferroni
     loss_p = bootstrap_p(-excess, mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng)
-    total = float(excess.sum())
-    return Gate(
-        gate="G6", what=f"hold-out, opening {opening}: log wealth over {baseline} (p of a loss {loss_p:.2f})",
-        value=total, unit="log wealth", threshold=f"> 0, and p of a loss ≥ {0.1 * opening:.1f}",
-        passed=total > 0.0 and loss_p >= min(0.1 * opening, 1.0),
+    total, per_bar = float(excess.sum()), float(excess.mean())
+    return (
+        Gate(
+            gate="G6", what=f"hold-out, opening {opening}: log wealth over {baseline} (p of a loss {loss_p:.2f})",
+            value=total, unit="log wealth", threshold=f"> 0, and p of a loss ≥ {0.1 * opening:.1f}",
+            passed=total > 0.0 and loss_p >= min(0.1 * opening, 1.0),
+        ),
+        Gate(
+            gate="G6", what=f"hold-out: excess log return over {baseline} against validation's lower quartile",
+            value=1e4 * per_bar, unit="bp per bar", threshold=f"≥ {1e4 * lower_quartile:.4g}",
+            passed=per_bar >= lower_quartile,
+        ),
     )  # fmt: skip
 
 
@@ -138,3 +220,8 @@ def verdict_text(gates: Sequence[Gate]) -> str:
         value = "—" if g.value is None else f"{g.value:.4g}"
         lines.append(f"{g.gate:<6}{'pass' if g.passed else 'FAIL':<9}{value:<12}{g.threshold:<30}{g.what} [{g.unit}]")
     return "\n".join(lines)
+
+
+def _seeds(comparison: Comparison) -> str:
+    n = len(comparison.policies)
+    return f"{n} fresh seeds" if n > 1 else "1 fresh seed"

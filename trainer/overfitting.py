@@ -23,12 +23,18 @@ class Cscv:
     """What choosing the in-sample best is worth out of sample, over all ways of halving the blocks.
 
     pbo: share of logits ≤ 0. logits: (C,) of the best trial's relative out-of-sample rank. slope: of its
-    out-of-sample on its in-sample per-bar Sharpe, least squares. loss: share of halves where it loses out of sample.
+    out-of-sample on its in-sample per-bar Sharpe, least squares over halves. persistence: slope of out-of-sample on
+    in-sample Sharpe over the trials within a half, all halves pooled. loss: share of halves where the best loses out of
+    sample.
+
+    `slope` is the paper's, and no measure of skill: a trial that is the best of every half has the slope -1, for what it
+    earns in one half it does not earn in the other. `persistence` is free of that.
     """
 
     pbo: float
     logits: Float
     slope: float
+    persistence: float
     loss: float
 
 
@@ -58,8 +64,15 @@ def cscv(returns: Float, *, n_blocks: int = 16) -> Cscv:
     square = float(spread @ spread)
     return Cscv(
         pbo=float((logits <= 0).mean()), logits=logits, loss=float((outside < 0).mean()),
-        slope=float(spread @ outside) / square if square > 0 else 0.0,
+        slope=float(spread @ outside) / square if square > 0 else 0.0, persistence=_persistence(ratio),
     )  # fmt: skip
+
+
+def _persistence(ratio: Float) -> float:
+    """ratio: (C, K) Sharpe of every trial in every half, complements in reverse order."""
+    centred = ratio - ratio.mean(axis=1, keepdims=True)
+    square = float((centred**2).sum())
+    return float((centred * centred[::-1]).sum()) / square if square > 0 else 0.0
 
 
 def _half_sharpes(returns: Float, n_blocks: int) -> Float:

@@ -1,288 +1,304 @@
-"""From the best trial to the champion, or to the printed reason why there is none."""
+"""From the best trials to the champion, or to the printed reason why there is none."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from features.actor import constant_raw
 from features.artifact import PolicyArtifact
-from features.decision import Decider, MarketWindow
 from features.errors import CappuccinoError
-from features.files import Lock, write_atomic
-from features.ledger import Ledger, plan_orders, simulate_fills
-from features.pipeline import FeatureStream, compute
+from features.files import held, read_json, write_atomic
+from features.pipeline import compute
 from trainer import gates
-from trainer.baselines import FIXED_BASELINE, bound_names, run_baselines
+from trainer.baselines import DAY_S, FIXED_BASELINE, bound_names, run_baselines
+from trainer.candidates import Candidate, Replicate, stand
+from trainer.champion import Decision, Pointer
 from trainer.dataset import Dataset, arena
-from trainer.evaluate import Arena, Run, pooled, run_policy
+from trainer.evaluate import pooled, run_policy
+from trainer.evidence import Evidence, Gatherer, TrainFold
 from trainer.gates import Comparison, Gate
 from trainer.holdout import holdout_ledger
+from trainer.judgement import Judgement, Verdict, shown, write_report
 from trainer.ledger import TrialLedger
-from trainer.score import Score, score, table
+from trainer.overfitting import TrialCounts, count_trials
+from trainer.parity import parity
+from trainer.regimes import regimes
+from trainer.report import Report, fold_excess, report
+from trainer.score import SECONDS_PER_YEAR, Score, score
 
-PARITY_DECISIONS = 250
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """The verdict on one study: gates, tables, and what the trader shall hold."""
-
-    study: str
-    trial: int | None
-    artifact: str | None
-    champion: str | None
-    holds: str
-    reason: str
-    gates: tuple[Gate, ...]
-    validation: tuple[Score, ...]
-    holdout: tuple[Score, ...]
-
-    def text(self) -> str:
-        parts = []
-        if self.validation:
-            parts.append(
-                table(self.validation, title=f"validation, best candidate of {self.study!r} beside the baselines")
-            )
-        if self.gates:
-            parts.append(gates.verdict_text(self.gates))
-        if self.holdout:
-            parts.append(table(self.holdout, title="hold-out (opened once for this artifact, ledgered)"))
-        parts.append(self.reason)
-        return "\n\n".join(parts)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+Float = NDArray[np.float64]
+POLL_S = 1.0
 
 
 def completed_trials(state_dir: Path, study: str) -> list[dict[str, Any]]:
     """Plain records of the study's scored trials, best score first."""
-    records = [json.loads(p.read_bytes()) for p in (state_dir / "trials" / study).glob("*/trial.json")]
+    records = [read_json(p) for p in (state_dir / "trials" / study).glob("*/trial.json")]
     scored = [r for r in records if r["state"] == "COMPLETE" and r.get("score") is not None]
     return sorted(scored, key=lambda r: (-r["score"], r["number"]))
+
+
+def incumbent(state_dir: Path, study: str) -> list[float] | None:
+    """Excess log return per bar in each fold of the configuration judged last, mean over fresh seeds."""
+    path = _incumbent_path(state_dir, study)
+    return list(read_json(path)["excess_per_bar"]) if path.exists() else None
+
+
+def _incumbent_path(state_dir: Path, study: str) -> Path:
+    return state_dir / "trials" / study / "incumbent.json"
+
+
+def fallback(config: Config, state_dir: Path, dataset: Dataset) -> str:
+    """The artifact held without a champion: cash or equal weight as a constant policy, on the same path as any."""
+    n, where = dataset.bars.n_tickers, arena(config, state_dir)
+    share = 1.0 / n if config.promotion.without_champion == "equal_weight" else 0.0
+    policy = PolicyArtifact(
+        kind="constant", width=1, spec=dataset.spec, scaler=dataset.fit_scaler(dataset.folds[-1].train),
+        limits=where.limits, costs=where.costs, venue_rules=where.rules, weights={"raw": constant_raw(np.full(n, share))},
+        training={"baseline": config.promotion.without_champion},
+    )  # fmt: skip
+    return policy.save(state_dir / "artifacts").name
 
 
 class Judge:
     """Judges one study; `beat` is called between steps so that a watcher sees progress."""
 
     def __init__(
-        self, *, config: Config, state_dir: Path, dataset: Dataset, clock: Clock, beat: Callable[[str], None]
-    ) -> None:
+        self, *, config: Config, state_dir: Path, dataset: Dataset, clock: Clock, beat: Callable[[str], None],
+        train: TrainFold,
+    ) -> None:  # fmt: skip
         self.config, self.state_dir, self.dataset, self.clock, self.beat = config, state_dir, dataset, clock, beat
+        self.study = config.study.name
         self.arena = arena(config, state_dir)
-        self.rng = np.random.default_rng(config.run.seed)
+        self._ledger = TrialLedger(state_dir / "ledger.jsonl")
+        self._gatherer = Gatherer(
+            config=config, state_dir=state_dir, dataset=dataset, arena=self.arena, train=train, beat=beat,
+            on_replicate=self._replicated,
+        )  # fmt: skip
 
-    def judge(self) -> Judgement:
-        """Judge, write champion.json and the report, and return the verdict. One judge at a time."""
-        with Lock(self.state_dir / "run" / "judge.lock", wait=True):
-            judgement = self._judged(completed_trials(self.state_dir, self.config.study.name))
-            self._publish(judgement)
+    def gather(self, *, complete: bool) -> bool:
+        """Do what is free of the evidence; True when all of it is there.
+
+        complete: the study is. Then averages of several trials stand too, and what others are doing is waited for.
+        """
+        trials = completed_trials(self.state_dir, self.study)
+        if not trials:
+            return True
+        parameters = {t["number"]: t["parameters"] for t in trials}
+        standing = self._standing(trials, complete=complete)
+        return self._gatherer.gather(standing, parameters, self._pause if complete else None)
+
+    def judge(
+        self, *, complete: bool = True, due: Callable[[], bool] = lambda: True,
+        settle: Callable[[Judgement], None] = lambda _: None,
+    ) -> Judgement | None:  # fmt: skip
+        """Judge, write the report and `settle`; None when it is not `due` any more. One judge at a time.
+
+        By itself it changes no champion.
+        """
+        with held(self.state_dir / "run" / "judge.lock", pause=self._pause):
+            if not due():
+                return None
+            trials = completed_trials(self.state_dir, self.study)
+            judgement = self._judged(trials, complete=complete)
+            write_report(self.state_dir, judgement, at_utc=self.clock.now_utc().isoformat())
+            settle(judgement)
         return judgement
 
-    def _judged(self, trials: Sequence[dict[str, Any]]) -> Judgement:
-        study = self.config.study.name
+    def publish(self, judgement: Judgement) -> None:
+        """Let the trader hold what the verdict says."""
+        new = judgement.champion is not None and judgement.champion != self._standing_champion()
+        decision = Decision(
+            action="promoted" if new else "judged", champion=judgement.champion, holds=judgement.holds, study=self.study,
+            trial=judgement.trial, reason=("Champion: " if new else "") + judgement.reason,
+            gates=[g.to_dict() for g in judgement.gates],
+        )  # fmt: skip
+        Pointer(self.state_dir).decide(decision, at_utc=self.clock.now_utc().isoformat())
+
+    def _judged(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> Judgement:
         if not trials:
-            return self._without_champion(study, None, (), (), (), "no trial has completed")
-        best = trials[0]
-        members = [self._load(h) for h in best["fold_artifacts"]]
-        comparisons = self._validation(f"trial {best['number']}", members)
-        configured = comparisons[0]
-        scores = self._scores(configured)
-        measured = [
-            *(gates.beats_every_baseline(self._beatable(c), self.rng) for c in comparisons if c.fee_bps in gates.STRESS_FEES_BPS),
-            self._deflated(configured.policy),
-            gates.overfitting(self._returns_matrix(trials)),
-            gates.drawdown(scores[0].max_drawdown, self.config.promotion.max_drawdown),
-            self._parity(members[-1]),
-        ]  # fmt: skip
-        seen: tuple[Score, ...] = ()
-        if all(g.passed for g in measured):
-            gate, seen = self._holdout(best, members[-1])
-            measured.append(gate)
-        measured_gates = tuple(sorted(measured, key=lambda g: g.gate))
-        failed = [g for g in measured_gates if not g.passed]
-        if failed:
-            reason = "No champion: " + "; ".join(f"{g.gate} {g.what}: {_shown(g)}" for g in failed)
-            return self._without_champion(study, best, measured_gates, scores, seen, reason)
+            return self._without_champion(None, (), (), "No champion: no trial has completed")
+        standing = self._standing(trials, complete=complete)
+        self._gatherer.gather(standing, {t["number"]: t["parameters"] for t in trials}, self._pause)
+        evidence = [self._gatherer.evidence(c) for c in standing]
+        self._remember_incumbent(trials[0]["number"], evidence[0])
+        verdicts = [self._verdict(e, trials) for e in evidence]
+        best, seen = trials[0]["number"], tuple[Score, ...]()
+        passed = [i for i, v in enumerate(verdicts) if not v.failed]
+        if passed:  # the hold-out is opened for one of them: the one that grew most in validation
+            first = max(passed, key=lambda i: (verdicts[i].validation[0].log_wealth, -i))
+            more, seen = self._holdout(evidence[first], verdicts[first])
+            decided = replace(verdicts[first], gates=(*verdicts[first].gates, *more))
+            verdicts = [decided, *(v for i, v in enumerate(verdicts) if i != first)]
+        verdicts = [replace(v, gates=tuple(sorted(v.gates, key=lambda g: g.gate))) for v in verdicts]
+        top = verdicts[0]
+        if top.failed:
+            reason = f"No champion: {top.candidate}: {shown(top.failed)}"
+            return self._without_champion(best, tuple(verdicts), seen, reason)
+        if top.artifact in Pointer(self.state_dir).taken_down():
+            reason = f"{top.candidate} passed every gate, but was taken down by hand; `promote` puts it back"
+            return self._without_champion(best, tuple(verdicts), seen, reason)
         return Judgement(
-            study=study, trial=best["number"], artifact=best["artifact"], champion=best["artifact"],
-            holds=best["artifact"], reason=f"Champion: trial {best['number']} of study {study!r} passed every gate.",
-            gates=measured_gates, validation=scores, holdout=seen,
+            study=self.study, trial=best, artifact=top.artifact, champion=top.artifact, holds=top.artifact,
+            reason=f"{top.candidate} of study {self.study!r} passed every gate.", verdicts=tuple(verdicts), holdout=seen,
         )  # fmt: skip
 
-    def _validation(self, name: str, members: Sequence[PolicyArtifact]) -> list[Comparison]:
-        """The configured fee first, then the stress fees; every fold's saved policy on its own block."""
-        fees = dict.fromkeys((self.config.costs.fee_bps, *gates.STRESS_FEES_BPS))
-        return [self._compared(name, members, fee) for fee in fees]
-
-    def _compared(self, name: str, members: Sequence[PolicyArtifact], fee_bps: float) -> Comparison:
-        where = Arena(
-            initial_cash=self.arena.initial_cash, costs=self.arena.costs.with_fee_bps(fee_bps),
-            limits=self.arena.limits, rules=self.arena.rules,
+    def _standing(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> tuple[Candidate, ...]:
+        promotion = self.config.promotion
+        return stand(
+            [t["number"] for t in trials], self._returns(trials), n_seeds=promotion.seeds,
+            most_members=promotion.ensemble_members if complete else 1, seed=self.config.run.seed,
         )  # fmt: skip
-        policy, others = [], []
-        for fold, member in zip(self.dataset.folds, members, strict=True):
-            self.beat(f"judging at {fee_bps:g} bp, bars {fold.validate.start}–{fold.validate.stop}")
-            policy.append(run_policy(name, member, self.dataset.bars, self.dataset.rows, fold.validate, where))
-            others.append(run_baselines(self.dataset.bars, fold.validate, where))
-        return Comparison(
-            fee_bps=fee_bps,
-            policy=pooled(name, policy),
-            baselines={n: pooled(n, [o[n] for o in others]) for n in others[0]},
-        )
+
+    def _verdict(self, evidence: Evidence, trials: Sequence[Mapping[str, Any]]) -> Verdict:
+        """Every gate but the hold-out's."""
+        promotion, candidate, rng = self.config.promotion, evidence.candidate, self._rng()
+        configured = self._compared(evidence, self.config.costs.fee_bps)
+        returns = self._returns(trials)
+        step_s = self.dataset.spec.timeframe_s
+        measured = [
+            *(gates.beats_every_baseline(self._beatable(self._compared(evidence, fee)), rng) for fee in gates.STRESS_FEES_BPS),
+            gates.deflated(
+                configured.policies, counts=self._counts(trials, returns), trial_sharpes=self._ledger.sharpes(),
+                threshold=promotion.dsr_threshold,
+            ),
+            *gates.overfitting(returns),
+            gates.superior(
+                np.column_stack([returns, np.expm1(configured.growth())]), self._beatable(configured).baselines, rng
+            ),
+            *gates.steady(
+                configured, baseline=FIXED_BASELINE, limit=promotion.max_drawdown,
+                drawdowns=[score(r, timeframe_s=step_s).max_drawdown for r in (*configured.policies, *evidence.parts)],
+            ),
+            parity(evidence.deployed, self.dataset, self.arena),
+        ]  # fmt: skip
+        return Verdict(
+            candidate=candidate.name, trials=candidate.trials, artifact=evidence.deployed.artifact_id,
+            gates=tuple(measured), validation=self._scores(configured), report=self._report(evidence, rng),
+        )  # fmt: skip
+
+    def _compared(self, evidence: Evidence, fee_bps: float) -> Comparison:
+        baselines = {n: pooled(n, folds) for n, folds in self._gatherer.baselines(fee_bps).items()}
+        return Comparison(fee_bps=fee_bps, policies=evidence.pooled(fee_bps), baselines=baselines)
 
     def _beatable(self, comparison: Comparison) -> Comparison:
         bounds = bound_names(self.dataset.bars)
-        return Comparison(
-            fee_bps=comparison.fee_bps, policy=comparison.policy,
-            baselines={n: r for n, r in comparison.baselines.items() if n not in bounds},
-        )  # fmt: skip
+        return replace(comparison, baselines={n: r for n, r in comparison.baselines.items() if n not in bounds})
 
     def _scores(self, comparison: Comparison) -> tuple[Score, ...]:
-        """The candidate first, then the baselines."""
-        step = self.dataset.spec.timeframe_s
-        return (
-            score(comparison.policy, timeframe_s=step),
-            *(score(r, timeframe_s=step) for r in comparison.baselines.values()),
-        )
+        """The candidate's first seed, then the baselines."""
+        runs = (comparison.policies[0], *comparison.baselines.values())
+        return tuple(score(r, timeframe_s=self.dataset.spec.timeframe_s) for r in runs)
 
-    def _deflated(self, policy: Run) -> Gate:
-        ledger = TrialLedger(self.state_dir / "ledger.jsonl")
-        return gates.deflated(
-            policy, n_trials=ledger.count(), trial_sharpes=ledger.sharpes(),
-            threshold=self.config.promotion.dsr_threshold,
+    def _report(self, evidence: Evidence, rng: np.random.Generator) -> Report:
+        fee, step_s = self.config.costs.fee_bps, self.dataset.spec.timeframe_s
+        return report(
+            evidence.candidate.name, evidence.runs, self._gatherer.baselines(fee), fee_bps=fee,
+            fixed_baseline=FIXED_BASELINE, regime=self._regime, bars_per_year=SECONDS_PER_YEAR / step_s, rng=rng,
         )  # fmt: skip
 
-    def _returns_matrix(self, trials: Sequence[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        folder = self.state_dir / "trials" / self.config.study.name
+    @cached_property
+    def _regime(self) -> NDArray[np.str_]:
+        """Known at the close before each pooled validation return."""
+        month = max(2, 30 * DAY_S // self.dataset.spec.timeframe_s)
+        known = regimes(self.dataset.bars.close, trailing_bars=month)
+        return np.concatenate([known[f.validate.start : f.validate.stop - 1] for f in self.dataset.folds])
+
+    def _counts(self, trials: Sequence[Mapping[str, Any]], returns: Float) -> TrialCounts:
+        ran = np.argsort([t["number"] for t in trials])
+        scores = np.array([t["score"] for t in trials], dtype=float)
+        return count_trials(returns[:, ran], scores[ran], n_ever=self._ledger.count())
+
+    def _returns(self, trials: Sequence[Mapping[str, Any]]) -> Float:
+        """(T, K), in the order of `trials`."""
         columns = []
         for trial in trials:
-            with np.load(folder / str(trial["number"]) / "returns.npz") as stored:
+            with np.load(self.state_dir / "trials" / self.study / str(trial["number"]) / "returns.npz") as stored:
                 columns.append(stored["returns"])
         return np.stack(columns, axis=1)
 
-    def _parity(self, artifact: PolicyArtifact) -> Gate:
-        """Walk the end of validation bar by bar through the live stream beside the evaluated path."""
-        bars, rows = self.dataset.bars, self.dataset.rows
-        window = range(
-            max(self.dataset.folds[-1].validate.stop - PARITY_DECISIONS - 1, 0), self.dataset.folds[-1].validate.stop
-        )
-        evaluated = run_policy("parity", artifact, bars, rows, window, self.arena).decisions
-        stack = artifact.spec.stack_bars
-        live = FeatureStream(artifact.spec, bars.slice(0, window.start - stack + 1))
-        market, decider = MarketWindow(artifact), Decider(artifact)
-        account, differing = Ledger.opened(bars.tickers, self.arena.initial_cash), 0
-        for k in range(window.start - stack + 1, window.stop - 1):
-            block = market.push(live.update(bars.slice(k, k + 1)))
-            if block is None:
-                continue
-            decision = decider.decide(
-                market=block, ledger=account, close=bars.close[k], close_time_s=int(bars.close_time_s[k])
-            )
-            differing += decision != evaluated[k - window.start]
-            orders = plan_orders(account, np.array(decision.target), bars.close[k], artifact.venue_rules)
-            fills = simulate_fills(account, orders, bars.slice(k + 1, k + 2), artifact.costs, artifact.venue_rules)
-            account = account.book(fills).marked(bars.close[k + 1])
-        return gates.parity(len(evaluated), differing)
-
-    def _holdout(self, best: dict[str, Any], artifact: PolicyArtifact) -> tuple[Gate, tuple[Score, ...]]:
+    def _holdout(self, evidence: Evidence, verdict: Verdict) -> tuple[tuple[Gate, ...], tuple[Score, ...]]:
         """Open the hold-out for this artifact, once, and write down what was seen; later judgements read that."""
-        ledger = holdout_ledger(self.state_dir)
-        if (seen := ledger.verdict(best["artifact"])) is not None:
-            return Gate(**seen["gate"]), tuple(Score(**s) for s in seen["scores"])
-        if ledger.was_opened(best["artifact"]):
-            return gates.holdout_cut_short(), ()
+        ledger, artifact = holdout_ledger(self.state_dir), verdict.artifact
+        if (seen := ledger.verdict(artifact)) is not None:
+            return tuple(Gate(**g) for g in seen["gates"]), tuple(Score(**s) for s in seen["scores"])
+        if ledger.was_opened(artifact):
+            return (gates.holdout_cut_short(),), ()
         self.beat("opening the hold-out")
         token = ledger.open(
-            artifact=best["artifact"],
+            artifact=artifact,
             data_sha256=self.dataset.data_sha256,
-            who=f"judge of study {self.config.study.name}",
+            who=f"judge of study {self.study}",
             at_utc=self.clock.now_utc().isoformat(),
         )
         bars, window = self.dataset.with_holdout(token)
-        rows = compute(bars, self.dataset.spec)
-        comparison = Comparison(
-            fee_bps=self.config.costs.fee_bps,
-            policy=run_policy(f"trial {best['number']}", artifact, bars, rows, window, self.arena),
-            baselines=run_baselines(bars, window, self.arena),
+        run = run_policy(
+            verdict.candidate, evidence.deployed, bars, compute(bars, self.dataset.spec), window, self.arena
         )
-        gate = gates.holdout(comparison, baseline=FIXED_BASELINE, opening=token.opening, rng=self.rng)
+        fee = self.config.costs.fee_bps
+        comparison = Comparison(fee_bps=fee, policies=(run,), baselines=run_baselines(bars, window, self.arena))
+        earned = fold_excess(evidence.runs[fee], self._gatherer.baselines(fee)[FIXED_BASELINE])
+        measured = gates.holdout(
+            comparison, baseline=FIXED_BASELINE, opening=token.opening,
+            lower_quartile=float(np.quantile(earned, 0.25)), rng=self._rng(),
+        )  # fmt: skip
         scores = self._scores(comparison)
         ledger.seen(
-            artifact=best["artifact"],
-            statistics={"gate": gate.to_dict(), "scores": [s.to_dict() for s in scores]},
+            artifact=artifact,
+            statistics={"gates": [g.to_dict() for g in measured], "scores": [s.to_dict() for s in scores]},
         )
-        return gate, scores
+        return measured, scores
 
     def _without_champion(
-        self, study: str, best: dict[str, Any] | None, measured: tuple[Gate, ...], validation: tuple[Score, ...],
-        seen: tuple[Score, ...], reason: str,
+        self, trial: int | None, verdicts: tuple[Verdict, ...], seen: tuple[Score, ...], reason: str
     ) -> Judgement:  # fmt: skip
         """The champion there is stays; where there is none, the configured baseline."""
         standing = self._standing_champion()
-        if standing is not None:
-            return Judgement(
-                study=study, trial=None if best is None else best["number"],
-                artifact=None if best is None else best["artifact"], champion=standing, holds=standing,
-                gates=measured, validation=validation, holdout=seen,
-                reason=f"{reason}. The champion {standing[:12]} stays.",
-            )  # fmt: skip
-        fallback = self._fallback()
-        holds = fallback.save(self.state_dir / "artifacts").name
+        holds = standing or fallback(self.config, self.state_dir, self.dataset)
+        stays = (
+            f"The champion {holds[:12]} stays"
+            if standing
+            else f"The trader holds {self.config.promotion.without_champion}"
+        )
         return Judgement(
-            study=study, trial=None if best is None else best["number"], artifact=None if best is None else best["artifact"],
-            champion=None, holds=holds, gates=measured, validation=validation, holdout=seen,
-            reason=f"{reason}. The trader holds {self.config.promotion.without_champion}.",
+            study=self.study, trial=trial, artifact=verdicts[0].artifact if verdicts else None, champion=standing,
+            holds=holds, verdicts=verdicts, holdout=seen, reason=f"{reason}. {stays}.",
         )  # fmt: skip
 
     def _standing_champion(self) -> str | None:
         """The artifact id of the present champion, if it still fits this market's contract."""
-        pointer = self.state_dir / "champion.json"
-        standing: str | None = json.loads(pointer.read_bytes())["champion"] if pointer.exists() else None
+        standing: str | None = (Pointer(self.state_dir).read() or {"champion": None})["champion"]
         if standing is not None:
             try:
-                self._load(standing)
+                PolicyArtifact.load(self.state_dir / "artifacts" / standing).require_spec(self.dataset.spec)
             except CappuccinoError:
                 return None
         return standing
 
-    def _fallback(self) -> PolicyArtifact:
-        """Cash or the equal-weight portfolio as a constant policy: it trades through the same path."""
-        n = self.dataset.bars.n_tickers
-        share = 1.0 / n if self.config.promotion.without_champion == "equal_weight" else 0.0
-        return PolicyArtifact(
-            kind="constant", width=1, spec=self.dataset.spec, scaler=self.dataset.fit_scaler(self.dataset.folds[-1].train),
-            limits=self.arena.limits, costs=self.arena.costs, venue_rules=self.arena.rules,
-            weights={"raw": constant_raw(np.full(n, share))},
-            training={"baseline": self.config.promotion.without_champion},
-        )  # fmt: skip
+    def _remember_incumbent(self, number: int, evidence: Evidence) -> None:
+        """What a trial must not be worse than, fold by fold: the best configuration on seeds that did not choose it."""
+        fee = self.config.costs.fee_bps
+        earned = fold_excess(evidence.runs[fee], self._gatherer.baselines(fee)[FIXED_BASELINE])
+        record = {"number": number, "seeds": len(earned), "excess_per_bar": earned.mean(axis=0).tolist()}
+        write_atomic(_incumbent_path(self.state_dir, self.study), json.dumps(record).encode())
 
-    def _load(self, artifact_id: str) -> PolicyArtifact:
-        artifact = PolicyArtifact.load(self.state_dir / "artifacts" / artifact_id)
-        artifact.require_spec(self.dataset.spec)
-        return artifact
+    def _replicated(self, replicate: Replicate, fold: int, artifact: str) -> None:
+        self._ledger.append({
+            "event": "replicated", "study": self.study, "number": replicate.trial, "fresh_seed": replicate.seed,
+            "fold": fold, "artifact": artifact,
+        })  # fmt: skip
 
-    def _publish(self, judgement: Judgement) -> None:
-        pointer = self.state_dir / "champion.json"
-        history: list[dict[str, Any]] = json.loads(pointer.read_bytes())["history"] if pointer.exists() else []
-        now = self.clock.now_utc().isoformat()
-        entry = {"decided_utc": now, "champion": judgement.champion, "holds": judgement.holds}
-        body = {
-            "schema": 1, **entry, "study": judgement.study, "trial": judgement.trial, "reason": judgement.reason,
-            "gates": [g.to_dict() for g in judgement.gates], "history": [*history, entry],
-        }  # fmt: skip
-        reports = self.state_dir / "reports"
-        reports.mkdir(parents=True, exist_ok=True)
-        stem = reports / f"judgement-{len(history) + 1:04d}"
-        write_atomic(stem.with_suffix(".json"), json.dumps(judgement.to_dict(), indent=1).encode())
-        write_atomic(stem.with_suffix(".txt"), (judgement.text() + "\n").encode())
-        write_atomic(pointer, json.dumps(body, indent=1).encode())
+    def _rng(self) -> np.random.Generator:
+        """The same for every judgement of the same evidence."""
+        return np.random.default_rng(self.config.run.seed)
 
-
-def _shown(gate: Gate) -> str:
-    return "not estimable" if gate.value is None else f"{gate.value:.3g}, required {gate.threshold}"
+    def _pause(self) -> None:
+        self.beat("waiting for what another worker is judging")
+        self.clock.sleep(POLL_S)

@@ -46,9 +46,15 @@ def _stationary(n: int, rows: int, mean_block: float, rng: Generator) -> NDArray
 
 def bootstrap_p(differences: Float, *, mean_block: float, n_resamples: int, rng: Generator) -> float:
     """One-sided p of mean(differences) ≤ 0 for paired differences (T,)."""
-    observed = float(differences.mean())
-    means = resampled_means((differences - observed)[:, None], mean_block=mean_block, n_resamples=n_resamples, rng=rng)
-    return (int((means >= observed).sum()) + 1) / (n_resamples + 1)
+    return bootstrap_p_values(differences[:, None], mean_block=mean_block, n_resamples=n_resamples, rng=rng)[0]
+
+
+def bootstrap_p_values(differences: Float, *, mean_block: float, n_resamples: int, rng: Generator) -> list[float]:
+    """(K,) one-sided p of mean ≤ 0 for each column of paired differences (T, K)."""
+    observed = differences.mean(axis=0)
+    means = resampled_means(differences - observed, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    exceed = (means >= observed).sum(axis=0)
+    return [(int(n) + 1) / (n_resamples + 1) for n in exceed]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -73,8 +79,10 @@ def long_run_variance(values: Float, *, mean_block: float) -> Float:
     return variance
 
 
-def _studentised(advantage: Float, *, mean_block: float, n_resamples: int, rng: Generator) -> tuple[Float, Float]:
+def _studentised(advantage: Float, means: Float, *, mean_block: float) -> tuple[Float, Float]:
     """(observed (K,), resampled (B, K)) means over their standard errors, resampled ones centred by Hansen's rule.
+
+    means: (B, K) resampled means of advantage.
 
     A column far below zero (sqrt(T)·mean < -omega·sqrt(2·ln ln T)) keeps its deficit and cannot raise the p-value.
     """
@@ -83,7 +91,6 @@ def _studentised(advantage: Float, *, mean_block: float, n_resamples: int, rng: 
     if not (omega > 0).all():
         raise DataError("a difference of returns does not vary", hint="leave out a strategy equal to the benchmark")
     valid = math.sqrt(n) * mean >= -omega * math.sqrt(2 * math.log(math.log(n)))
-    means = resampled_means(advantage, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
     scale = math.sqrt(n) / omega
     return mean * scale, (means - np.where(valid, mean, 0.0)) * scale
 
@@ -93,14 +100,39 @@ def spa(advantage: Float, *, mean_block: float, n_resamples: int, rng: Generator
 
     advantage: (T, K) per-bar returns of K strategies less the benchmark's.
     """
-    observed, resampled = _studentised(advantage, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    means = resampled_means(advantage, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    return _spa(advantage, means, mean_block=mean_block)
+
+
+def spa_against(
+    strategies: Float, benchmarks: Float, *, mean_block: float, n_resamples: int, rng: Generator
+) -> list[float]:  # fmt: skip
+    """`spa` of strategies (T, K) against every column of benchmarks (T, M), from one draw of bars.
+
+    A strategy equal to the benchmark has no advantage and is left out; 1 when none is left.
+    """
+    k = strategies.shape[1]
+    both = np.concatenate([strategies, benchmarks], axis=1)
+    means = resampled_means(both, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    p_values = []
+    for m in range(benchmarks.shape[1]):
+        advantage = strategies - benchmarks[:, m : m + 1]
+        moves = np.ptp(advantage, axis=0) > 0.0
+        drawn = means[:, :k][:, moves] - means[:, k + m : k + m + 1]
+        p_values.append(_spa(advantage[:, moves], drawn, mean_block=mean_block) if moves.any() else 1.0)
+    return p_values
+
+
+def _spa(advantage: Float, means: Float, *, mean_block: float) -> float:
+    observed, resampled = _studentised(advantage, means, mean_block=mean_block)
     exceed = np.maximum(resampled.max(axis=1), 0.0) >= max(observed.max(), 0.0)
-    return (int(exceed.sum()) + 1) / (n_resamples + 1)
+    return (int(exceed.sum()) + 1) / (len(means) + 1)
 
 
 def step_m(advantage: Float, *, size: float, mean_block: float, n_resamples: int, rng: Generator) -> frozenset[int]:
     """Columns of (T, K) that exceed zero, with the chance of even one false name held at `size`."""
-    observed, resampled = _studentised(advantage, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    means = resampled_means(advantage, mean_block=mean_block, n_resamples=n_resamples, rng=rng)
+    observed, resampled = _studentised(advantage, means, mean_block=mean_block)
     better = np.zeros(len(observed), dtype=bool)
     while not better.all():
         critical = np.quantile(resampled[:, ~better].max(axis=1), 1.0 - size)

@@ -42,8 +42,8 @@ class Hyperparameters:
     max_grad_norm: float = 0.5
     kl_target: float = 0.03
     adam_epsilon: float = 1e-5
-    initial_log_std: float = -0.5
-    fee_ramp: float = 0.5
+    initial_log_std: float = 0.0
+    fee_ramp: float = 1.0
     extra_cash_reserve: float = 0.0
     reward_time_decay_floor: float = 1.0
     reward_concentration_penalty: float = 0.0
@@ -151,8 +151,8 @@ COMMON = (
     _range("max_grad_norm", 0.3, 2.0, "clips the rare crash bar"),
     _log("kl_target", 0.005, 0.05, "stops epochs that move the policy too far"),
     _log("adam_epsilon", 1e-9, 1e-5, "the predecessor's range; larger damps parameters with small gradients"),
-    _range("initial_log_std", -1.5, 0.0, "exploration of the logits at the start"),
-    _range("fee_ramp", 0.2, 0.8, "share of training over which the fee grows from 0; 0 learns to stand still first"),
+    _range("initial_log_std", -1.0, 0.5, "of the logits: less noise hides what a change is worth, more never settles"),
+    _range("fee_ramp", 0.2, 1.0, "share of training over which the fee grows from 0; 0 learns to stand still first"),
     _range("extra_cash_reserve", 0.0, 0.1, "kept beyond allocation.min_cash_reserve; the predecessor liked .04 to .08"),
     _range("reward_time_decay_floor", 0.5, 1.0, "shaping: what the last bar of an episode counts, the first being 1"),
     _range("reward_concentration_penalty", 0.0, 0.03, "shaping: at .03 holding one coin for seven costs 2.6 bp a bar"),
@@ -173,11 +173,6 @@ def defaults(network: Network) -> Hyperparameters:
     if network == "per_asset":
         return Hyperparameters()
     return replace(Hyperparameters(), policy="mlp", width=256, learning_rate=3e-4)
-
-
-def suggest(trial: optuna.Trial, network: Network, stack_bars: int = 1) -> Hyperparameters:
-    searched = {p.name: p.suggest(trial) for p in search_space(network, stack_bars)}
-    return replace(defaults(network), **searched)
 
 
 assert {p.name for p in search_space("mlp", 2)} | {"policy"} == {f.name for f in fields(Hyperparameters)}

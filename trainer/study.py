@@ -8,7 +8,7 @@ for and none to guess. A killed trial is retried once, with the same parameters,
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
-from features.files import Lock, write_atomic
-from trainer.space import Hyperparameters, Parameter
+from features.files import Lock, read_json, write_atomic
+from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
@@ -46,9 +46,14 @@ class SharedStudy:
 
     def __init__(
         self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
-        identity: StudyIdentity, first: Mapping[str, Any],
+        identity: StudyIdentity, first: Mapping[str, Any], parent: str = "",
+        recovered: Callable[[int, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:  # fmt: skip
-        """`first`: the searched values that a new study tries before any other."""
+        """`first`: the searched values that a new study tries before any other. parent: the study that it narrows.
+
+        `recovered` is called with number and record of a trial that ended but whose worker was killed before it could say so.
+        """
+        self._recovered = recovered
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
         with self._locked():
             self.study = optuna.create_study(
@@ -58,10 +63,14 @@ class SharedStudy:
                 ),
             )  # fmt: skip
             stored = self.study.user_attrs
-            if not stored:
+            if "begun" not in stored:  # or its first worker was killed over it
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
                     self.study.set_user_attr(key, value)
-                self.study.enqueue_trial(dict(first))
+                if parent:
+                    self.study.set_user_attr("parent", parent)
+                if not self.study.get_trials(deepcopy=False):
+                    self.study.enqueue_trial(dict(first))
+                self.study.set_user_attr("begun", True)
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
                     f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
@@ -80,14 +89,9 @@ class SharedStudy:
             return trial
 
     def finish(self, trial: optuna.Trial, *, score: float | None, failure: str | None, seconds: float) -> None:
-        """Tell the result: a finite score, or a failure category."""
+        """Tell the result: a finite score, or a failure category. A pruned trial has both: the score of its folds so far."""
         trial.set_user_attr("seconds", seconds)
-        if failure is None:
-            assert score is not None
-            self.study.tell(trial, score)
-        else:
-            trial.set_user_attr("failure", failure)
-            self.study.tell(trial, state=TrialState.FAIL)
+        self._tell(trial, score=score, failure=failure)
         self._drop_checkpoints(self.study.get_trials(deepcopy=False)[trial.number])
 
     def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
@@ -111,41 +115,65 @@ class SharedStudy:
         counts = {state.name.lower(): sum(t.state == state for t in trials) for state in TrialState}
         return {**counts, "finished": _finished(trials), "target": self._target}
 
-    def claim_judgement(self, due: int) -> bool:
-        """True for the one caller that shall judge after `due` finished trials."""
-        path = self._state_dir / "trials" / self._name / "judged.json"
-        with self._locked():
-            if path.exists() and json.loads(path.read_bytes())["finished"] >= due:
-                return False
-            write_atomic(path, json.dumps({"finished": due}).encode())
-            return True
+    def judged(self) -> int:
+        """How many trials were finished at the last judgement; 0 before the first."""
+        path = self._judged_path
+        return int(json.loads(path.read_bytes())["finished"]) if path.exists() else 0
+
+    def mark_judged(self, finished: int) -> None:
+        write_atomic(self._judged_path, json.dumps({"finished": finished}).encode())
+
+    @property
+    def _judged_path(self) -> Path:
+        return self._state_dir / "trials" / self._name / "judged.json"
+
+    def _tell(self, trial: optuna.Trial, *, score: float | None, failure: str | None) -> None:
+        if failure is not None:
+            trial.set_user_attr("failure", failure)
+        if failure is None:
+            assert score is not None
+            self.study.tell(trial, score)
+        elif failure == "pruned":
+            assert score is not None
+            trial.report(score, step=1)  # the sampler learns from it; it never counts as a score
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _release_orphans(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get("worker")
-            if (
-                owner is None
-                or (owner != self._worker and not _is_alive(self._state_dir, owner))
-                or owner == self._worker
-            ):
-                self._requeue(trial.number, "killed", seconds=0.0)
+            if owner is not None and owner != self._worker and _is_alive(self._state_dir, owner):
+                continue
+            path = trial_dir(self._state_dir, self._name, trial.number) / "trial.json"
+            record: dict[str, Any] = read_json(path) if path.exists() else {"state": "RUNNING"}
+            if record["state"] == "RUNNING" or record.get("failure") in ("killed", "stopped"):
+                self._requeue(trial.number, record.get("failure") or "killed", seconds=0.0)
+            else:  # killed after its end was written down and before it was told
+                self._recovered(trial.number, record)
+                live = optuna.Trial(self.study, trial._trial_id)  # noqa: SLF001  no public way from number to a live trial
+                live.set_user_attr("seconds", record["seconds"])
+                self._tell(live, score=record.get("objective"), failure=record["failure"])
+                self._drop_checkpoints(trial)
 
     def _requeue(self, number: int, failure: str, *, seconds: float) -> None:
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
-        live.set_user_attr("failure", failure)
-        live.set_user_attr("seconds", seconds)
+        """In an order in which being killed at any point loses no parameters and tries none twice."""
+        trials = self.study.get_trials(deepcopy=False)
+        frozen = trials[number]
         # a stop is our own doing and costs the trial none of its retries
         retries = frozen.user_attrs.get("retries", 0) + (failure == "killed")
         again = retries <= MAX_RETRIES
-        live.set_user_attr("requeued", again)
-        self.study.tell(number, state=TrialState.FAIL)
-        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure)
-        if again:
+        if again and not any(t.user_attrs.get("retry_of") == number for t in trials):
             self.study.enqueue_trial(
-                frozen.params, user_attrs={"retries": retries, "first_number": first_number(frozen)}
+                frozen.params,
+                user_attrs={"retries": retries, "first_number": first_number(frozen), "retry_of": number},
             )
-        else:
+        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure)
+        live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
+        for key, value in {"failure": failure, "seconds": seconds, "requeued": again}.items():
+            live.set_user_attr(key, value)
+        self.study.tell(number, state=TrialState.FAIL)
+        if not again:
             self._drop_checkpoints(frozen)
 
     def _drop_checkpoints(self, trial: FrozenTrial) -> None:
@@ -181,12 +209,6 @@ def mark_trial(state_dir: Path, study: str, number: int, **facts: Any) -> None:
     record = json.loads(path.read_bytes()) if path.exists() else {"study": study, "number": number}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(record | facts, sort_keys=True, indent=1).encode())
-
-
-def write_space(state_dir: Path, study: str, searched: Sequence[Parameter]) -> None:
-    """The searched ranges as plain JSON beside the trials, for readers without Optuna."""
-    space = {p.name: p.to_dict() for p in searched}
-    write_atomic(state_dir / "trials" / study / "space.json", json.dumps(space, indent=1).encode())
 
 
 def _finished(trials: list[FrozenTrial]) -> int:

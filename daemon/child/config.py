@@ -83,6 +83,8 @@ class DataConfig:
 class StudyConfig:
     name: str = "default"
     policy: Literal["per_asset", "mlp"] = "per_asset"
+    parent: str = ""
+    ranges: tuple[str, ...] = ()
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2
@@ -96,6 +98,8 @@ class StudyConfig:
 class PromotionConfig:
     automatic: bool = True
     every_trials: int = 50
+    seeds: int = 5
+    ensemble_members: int = 3
     dsr_threshold: float = 0.95
     max_drawdown: float = 0.5
     without_champion: Literal["cash", "equal_weight"] = "cash"
@@ -301,6 +305,7 @@ def _check(config: Config) -> None:
         ("data.n_folds", config.data.n_folds), ("study.target_trials", config.study.target_trials),
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
+        ("promotion.seeds", config.promotion.seeds), ("promotion.ensemble_members", config.promotion.ensemble_members),
         ("advisor.every_trials", config.advisor.every_trials), ("daemon.torch_threads", config.daemon.torch_threads),
         ("notify.burst", config.notify.burst),
     )  # fmt: skip

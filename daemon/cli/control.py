@@ -80,6 +80,9 @@ def _wait(
             if verb in ("stop", "drain"):
                 return
             raise
+        except control.NotAnswering:  # one that is ending hangs up on whoever it has not yet heard
+            clock.sleep(POLL_S)
+            continue
         if failed := [n for n in fresh if n in children and children[n]["state"] in _FAILED]:
             raise CappuccinoError(f"given up: {', '.join(failed)}", hint=f"cappuccinoctl logs {failed[0]}")
         left = [n for n in fresh if not _is_up(children.get(n), before.get(n))]

@@ -9,26 +9,20 @@ from daemon.cli.common import configuration
 from features.files import write_atomic
 
 # verb → command line after `python -m`
+_PAPER = ("paper", "positions", "orders", "verify", "report", "flatten", "rearm", "drill", "pause", "resume")
 _COMMANDS = {
     "train": ("trainer", "work"),
     "validate": ("trainer", "judge"),
     "trials": ("trainer", "trials"),
+    "show": ("trainer", "show"),
     "export": ("trainer", "export"),
-    **{
-        verb: ("paper_trader", verb)
-        for verb in (
-            "paper",
-            "positions",
-            "orders",
-            "verify",
-            "report",
-            "flatten",
-            "rearm",
-            "drill",
-            "pause",
-            "resume",
-        )
-    },
+    "backtest": ("trainer", "backtest"),
+    "promote": ("trainer", "promote"),
+    "demote": ("trainer", "demote"),
+    "rollback": ("trainer", "rollback"),
+    "focus": ("trainer", "focus"),
+    "import-study": ("trainer", "import-study"),
+    **{verb: ("paper_trader", verb) for verb in _PAPER},
     "advise": ("daemon.advisor", "--once"),
     "notify": ("daemon.notifier", "--test"),
     "janitor": ("daemon.janitor", "--once"),

@@ -40,13 +40,16 @@ def _champions(state_dir: Path) -> list[tuple[str | None, str]]:
 
 
 def _trials(state_dir: Path, keep_top: int) -> list[tuple[str | None, str]]:
-    """Of each study: trials that are running, and the best `keep_top` with the policies of all their folds."""
+    """Of each study: trials that are running, the best `keep_top`, and what was trained to be judged; all their folds."""
     named: list[tuple[str | None, str]] = []
     for study in sorted(p for p in (state_dir / "trials").glob("*") if p.is_dir()):
         trials: list[dict[str, Any]] = [read_json(p) for p in study.glob("*/trial.json")]
         best = sorted((t for t in trials if t.get("score") is not None), key=lambda t: (-t["score"], t["number"]))
         for n, trial in enumerate(best[:keep_top], start=1):
             named += _of_trial(trial, f"{n} of the best {keep_top} of study {study.name}")
+        named += [
+            (read_json(p)["artifact"], f"evidence of study {study.name}") for p in study.glob("*/replicates/*.json")
+        ]
         for trial in trials:
             if trial["state"] == "RUNNING":
                 named += _of_trial(trial, f"running trial {trial['number']} of study {study.name}")

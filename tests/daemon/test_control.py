@@ -286,6 +286,27 @@ def test_a_client_is_told_when_nobody_listens_and_when_somebody_does_not_answer(
             control.ask(tmp_path, "status")
 
 
+def test_waiting_for_the_end_outlasts_a_daemon_that_hangs_up_on_its_way_out(tmp_path: Path) -> None:
+    path = control.socket_path(tmp_path)
+    path.parent.mkdir()
+    answers = [{"status": {"children": []}}, {"done": "stopping"}, None, None]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "daemon", "stop", "--wait", "--state-dir", str(tmp_path)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for answer in answers:
+            client, _ = listening.accept()
+            if answer is not None:
+                client.recv(65_536)
+                client.sendall(control.line(answer))
+            client.close()  # with its request unread: a reset, as when a process ends
+    assert asking.communicate(timeout=30) == ("stopping\n", None)
+    assert asking.returncode == 0
+
+
 def test_a_child_reads_no_section_that_a_reload_would_not_restart_it_for() -> None:
     """Every `config.<section>` in a program's source, and in what it shares, is among those it is restarted for."""
     import ast

@@ -7,7 +7,7 @@ from world import random_bars
 
 from features.actor import PolicyKind, constant_raw, weight_shapes
 from features.allocation import Limits
-from features.artifact import MANIFEST, WEIGHTS, PolicyArtifact
+from features.artifact import MANIFEST, WEIGHTS, PolicyArtifact, ensemble
 from features.costs import Costs
 from features.decision import Decider, MarketWindow, market_blocks
 from features.errors import ContractMismatch, DataError
@@ -123,3 +123,38 @@ def test_permuted_tickers_permute_the_actors_logits() -> None:
     other = np.concatenate([asset[order].ravel(), shared, held[order], account]).astype(np.float32)
     a, b = policy.actor().act(seen), policy.actor().act(other)
     np.testing.assert_allclose(b, np.concatenate([a[:3][order], a[3:]]), atol=1e-5)
+
+
+def decided(policy: PolicyArtifact) -> np.ndarray:
+    block = market_blocks(policy, compute(BARS, policy.spec))[-1]
+    account = Ledger.opened(BARS.tickers, 10_000.0)
+    close_s = int(BARS.close_time_s[-1])
+    decision = Decider(policy).decide(market=block, ledger=account, close=BARS.close[-1], close_time_s=close_s)
+    return np.array(decision.target)
+
+
+def test_an_ensemble_wants_the_average_of_what_its_members_want_and_says_so_again_from_disk(tmp_path: Path) -> None:
+    members = [artifact(seed=s) for s in (1, 2, 3)]
+    for member in members:
+        member.save(tmp_path)
+    together = ensemble(members, training={"study": "s"})
+    wanted = decided(together)
+    assert np.allclose(wanted, np.mean([decided(m) for m in members], axis=0), rtol=0, atol=1e-15)
+    back = PolicyArtifact.load(together.save(tmp_path))
+    assert back.artifact_id == together.artifact_id and np.array_equal(decided(back), wanted)
+    assert back.training["members"] == [m.artifact_id for m in members]
+
+
+def test_an_ensemble_with_an_altered_or_missing_member_is_refused(tmp_path: Path) -> None:
+    members = [artifact(seed=s) for s in (1, 2)]
+    paths = [m.save(tmp_path) for m in members]
+    together = ensemble(members, training={}).save(tmp_path)
+    (paths[1] / WEIGHTS).write_bytes(b"x" + (paths[1] / WEIGHTS).read_bytes()[1:])
+    with pytest.raises(DataError, match="altered"):
+        PolicyArtifact.load(together)
+
+
+def test_members_that_see_different_markets_make_no_ensemble() -> None:
+    with pytest.raises(ContractMismatch) as caught:
+        ensemble([artifact(), artifact(stack_bars=2)], training={})
+    assert "spec: member 1 differs from member 0" in caught.value.differences

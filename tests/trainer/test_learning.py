@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 TICKERS = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
 SEEDS = tuple(range(11, 21))
 TRAIN, JUDGE = 35_000, range(35_200, 43_900)  # four years, then one
-STEPS = 1_200_000
+STEPS = 3_000_000
 COSTS = Costs(fee_bps=25.0, half_spread_bps=2.0, slippage_bps=3.0, max_volume_share=0.05)
 LIMITS = Limits(min_cash_reserve=0.02, max_weight=0.5, no_trade_band=0.02)
 BARS_PER_YEAR = 8760.0

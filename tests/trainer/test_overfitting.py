@@ -47,6 +47,16 @@ def test_useless_strategies_have_a_pbo_near_one_half_and_a_dominating_one_near_z
     useless[:, 7] += 0.2
     found = cscv(useless)
     assert (found.pbo, found.loss) == (0.0, 0.0)
+    assert found.slope == pytest.approx(-1.0, abs=0.1) and found.persistence > 0.2  # the best of every half: see Cscv
+
+
+def test_persistence_is_the_slope_over_trials_whatever_their_bars_did() -> None:
+    rng = np.random.default_rng(5)
+    noise = rng.normal(size=(3200, 40))
+    assert abs(cscv(noise).persistence) < 0.6
+    skilled = cscv(noise + rng.normal(0, 0.2, 40))
+    assert 0.7 < skilled.persistence < 1.0
+    assert cscv(noise - noise.mean(axis=0)).persistence < -0.9
 
 
 def test_a_search_that_fits_noise_shows_a_falling_slope_and_losses_out_of_sample() -> None:

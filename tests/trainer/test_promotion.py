@@ -1,6 +1,8 @@
 """Judging: what has not earned it is not promoted, the hold-out is opened last and once, and every number is kept."""
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,21 @@ import torch
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
+from daemon.janitor.references import references
 from features.artifact import PolicyArtifact
 from features.errors import DataError
-from features.files import read_jsonl, write_atomic
+from features.files import read_json, read_jsonl, write_atomic
 from features.observation import Layout
-from trainer import gates
+from trainer import gates, overfitting
+from trainer.champion import Decision, Pointer
 from trainer.dataset import Dataset, arena, load_dataset
-from trainer.evaluate import Run, pooled, run_policy
-from trainer.gates import Comparison
+from trainer.evaluate import pooled, run_policy
 from trainer.holdout import holdout_ledger
+from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.policy import PerAssetPolicy, Sight
-from trainer.promote import Judge
+from trainer.promote import Judge, fallback
+from trainer.splits import Fold
 from trainer.study import trial_dir
 
 
@@ -33,6 +38,7 @@ def config() -> Config:
         "simulation": {"world": "null", "seed": 3, "bars": 3600},
         "data": {"n_folds": 2, "embargo_bars": 24, "holdout_share": 0.3, "judge_start_utc": "2021-04-01T00:00:00Z"},
         "study": {"name": "s"},
+        "promotion": {"seeds": 2, "ensemble_members": 2},
     })  # fmt: skip
 
 
@@ -66,6 +72,7 @@ def add_trial(state_dir: Path, config: Config, dataset: Dataset, number: int, sc
         "number": number,
         "state": "COMPLETE",
         "score": score,
+        "parameters": {"seed": number},
         "artifact": name,
         "fold_artifacts": [name, name],
     }
@@ -78,135 +85,199 @@ def add_trial(state_dir: Path, config: Config, dataset: Dataset, number: int, sc
     return name
 
 
+class Trains:
+    """An untrained network for every replicate, and how many were asked for."""
+
+    def __init__(self, config: Config, dataset: Dataset, state_dir: Path) -> None:
+        self.config, self.dataset, self.state_dir, self.asked = config, dataset, state_dir, 0
+
+    def __call__(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+        self.asked += 1
+        return policy(self.dataset, self.config, self.state_dir, seed)
+
+
 def judge(state_dir: Path, config: Config, dataset: Dataset) -> Judge:
-    return Judge(config=config, state_dir=state_dir, dataset=dataset, clock=SystemClock(), beat=lambda _: None)
+    return Judge(
+        config=config, state_dir=state_dir, dataset=dataset, clock=SystemClock(), beat=lambda _: None,
+        train=Trains(config, dataset, state_dir),
+    )  # fmt: skip
+
+
+def judged(state_dir: Path, config: Config, dataset: Dataset) -> Judgement:
+    """As a worker does it: judge, and let the trader hold what the verdict says."""
+    judging = judge(state_dir, config, dataset)
+    verdict = judging.judge()
+    assert verdict is not None
+    judging.publish(verdict)
+    return verdict
+
+
+@pytest.fixture(scope="module")
+def judged_once(
+    config: Config, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Judge, Judgement]:
+    """Eight untrained networks, judged at the strict limits: nothing is opened."""
+    state_dir = tmp_path_factory.mktemp("judged")
+    for number in range(8):
+        add_trial(state_dir, config, dataset, number, score=float(number))
+    judging = judge(state_dir, config, dataset)
+    verdict = judging.judge()
+    assert verdict is not None
+    return state_dir, judging, verdict
+
+
+@pytest.fixture
+def searched(judged_once: tuple[Path, Judge, Judgement], tmp_path: Path) -> Path:
+    """A state directory of its own whose candidates are trained and run, and have no verdict yet."""
+    state_dir = tmp_path / "state"
+    shutil.copytree(judged_once[0], state_dir)
+    shutil.rmtree(state_dir / "reports")
+    return state_dir
+
+
+@pytest.fixture
+def lenient(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Limits at which an untrained network passes everything before the hold-out."""
+    for name, limit in {"HOLM_P": 1.1, "PBO_LIMIT": 1.0, "SPA_P": 1.1, "SEEDS_SHARE": 0.0}.items():
+        monkeypatch.setattr(gates, name, limit)
+    monkeypatch.setattr(overfitting, "_persistence", lambda _: 1.0)
+    return replace(config, promotion=replace(config.promotion, dsr_threshold=1e-300, max_drawdown=0.99))
 
 
 def test_an_untrained_network_is_not_promoted_and_the_reasons_are_numbers(
-    tmp_path: Path, config: Config, dataset: Dataset
+    searched: Path, config: Config, dataset: Dataset
 ) -> None:
-    for number in range(3):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    verdict = judge(tmp_path, config, dataset).judge()
-    assert verdict.champion is None and verdict.trial == 2  # the best one was judged
-    assert {g.gate for g in verdict.gates if not g.passed} >= {"G1", "G3"}
+    verdict = judged(searched, config, dataset)
+    assert verdict.champion is None and verdict.trial == 7  # the best one was judged
+    assert {g.gate for g in verdict.gates if not g.passed} >= {"G1", "G4"}
     parity = next(g for g in verdict.gates if g.gate == "G7")
     assert parity.passed and parity.value == 0 and "250 decisions" in parity.what
-    pointer = json.loads((tmp_path / "champion.json").read_bytes())
+    pointer = json.loads((searched / "champion.json").read_bytes())
     assert pointer["champion"] is None
-    held = PolicyArtifact.load(tmp_path / "artifacts" / pointer["holds"])
+    held = PolicyArtifact.load(searched / "artifacts" / pointer["holds"])
     assert held.kind == "constant"
-    assert "No champion" in (tmp_path / "reports" / "judgement-0001.txt").read_text()
-    assert not (tmp_path / "holdout.jsonl").exists()  # never opened for a candidate that failed before
+    assert "No champion" in (searched / "reports" / "judgement-0001.txt").read_text()
+    assert not (searched / "holdout.jsonl").exists()  # never opened for a candidate that failed before
 
 
 def test_without_any_finished_trial_the_trader_still_gets_something_to_hold(
     tmp_path: Path, config: Config, dataset: Dataset
 ) -> None:
-    verdict = judge(tmp_path, config, dataset).judge()
+    verdict = judged(tmp_path, config, dataset)
     assert verdict.champion is None and "no trial has completed" in verdict.reason
     assert (tmp_path / "artifacts" / verdict.holds / "manifest.json").exists()
 
 
-def test_a_champion_stays_when_a_later_candidate_fails(tmp_path: Path, config: Config, dataset: Dataset) -> None:
-    standing = add_trial(tmp_path, config, dataset, 7, score=-5.0)
-    pointer = {"champion": standing, "holds": standing, "history": []}
-    write_atomic(tmp_path / "champion.json", json.dumps(pointer).encode())
-    add_trial(tmp_path, config, dataset, 8, score=5.0)
-    verdict = judge(tmp_path, config, dataset).judge()
-    assert verdict.trial == 8
+def test_a_champion_stays_when_a_later_candidate_fails(searched: Path, config: Config, dataset: Dataset) -> None:
+    standing = read_json(trial_dir(searched, "s", 3) / "trial.json")["artifact"]
+    promoted = Decision(
+        action="promoted", champion=standing, holds=standing, study="s", trial=3, reason="earlier", gates=()
+    )
+    Pointer(searched).decide(promoted, at_utc="then")
+    verdict = judged(searched, config, dataset)
+    assert verdict.trial == 7
     assert verdict.champion == verdict.holds == standing
     assert "stays" in verdict.reason
 
 
 def test_the_holdout_is_opened_only_after_every_other_gate_once_per_artifact_and_written_down(
-    tmp_path: Path, config: Config, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    searched: Path, config: Config, dataset: Dataset, lenient: Config
 ) -> None:
-    """The limits of the earlier gates are set where an untrained network passes, so that the last one is reached."""
-    for number in range(8):
-        add_trial(tmp_path, config, dataset, number, score=float(number))
-    monkeypatch.setattr(gates, "HOLM_P", 1.1)
-    monkeypatch.setattr(gates, "PBO_LIMIT", 1.0)
-    lenient = replace(config, promotion=replace(config.promotion, dsr_threshold=0.0, max_drawdown=0.99))
-    verdict = judge(tmp_path, lenient, dataset).judge()
+    verdict = judged(searched, lenient, dataset)
     assert [g.gate for g in verdict.gates if g.gate != "G6" and not g.passed] == []
-    last = next(g for g in verdict.gates if g.gate == "G6")
-    assert (verdict.champion is not None) == last.passed
+    last = [g for g in verdict.gates if g.gate == "G6"]
+    assert len(last) == 2 and (verdict.champion is not None) == all(g.passed for g in last)
     assert len(verdict.holdout) > 5  # the candidate and the baselines
-    opened, seen = read_jsonl(tmp_path / "holdout.jsonl")
+    opened, seen = read_jsonl(searched / "holdout.jsonl")
     assert (opened["event"], seen["event"]) == ("opened", "seen")
-    assert seen["statistics"]["gate"]["value"] == last.value
-    again = judge(tmp_path, lenient, dataset).judge()  # a later milestone, the same best trial
+    assert [g["value"] for g in seen["statistics"]["gates"]] == [g.value for g in last]
+    again = judged(searched, lenient, dataset)  # a later milestone, the same best trial
     assert (again.champion, again.holdout) == (verdict.champion, verdict.holdout)
-    assert next(g for g in again.gates if g.gate == "G6") == last
-    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == 2
+    assert [g for g in again.gates if g.gate == "G6"] == last
+    assert len(read_jsonl(searched / "holdout.jsonl")) == 2
     with pytest.raises(DataError, match="already judged"):
-        holdout_ledger(tmp_path).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
+        holdout_ledger(searched).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
 
 
 def test_a_candidate_whose_judge_died_over_the_open_holdout_fails_and_is_not_looked_at_again(
-    tmp_path: Path, config: Config, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    searched: Path, config: Config, dataset: Dataset, lenient: Config, judged_once: tuple[Path, Judge, Judgement]
 ) -> None:
-    for number in range(8):
-        best = add_trial(tmp_path, config, dataset, number, score=float(number))
-    holdout_ledger(tmp_path).open(artifact=best, data_sha256="0", who="a judge that died", at_utc="then")
-    monkeypatch.setattr(gates, "HOLM_P", 1.1)
-    monkeypatch.setattr(gates, "PBO_LIMIT", 1.0)
-    lenient = replace(config, promotion=replace(config.promotion, dsr_threshold=0.0, max_drawdown=0.99))
-    verdict = judge(tmp_path, lenient, dataset).judge()
+    first = judged_once[2]
+    for standing in first.verdicts:
+        holdout_ledger(searched).open(
+            artifact=standing.artifact, data_sha256="0", who="a judge that died", at_utc="then"
+        )
+    verdict = judged(searched, lenient, dataset)
     assert verdict.champion is None and "nothing was written down" in verdict.reason
-    assert len(read_jsonl(tmp_path / "holdout.jsonl")) == 1
+    assert len(read_jsonl(searched / "holdout.jsonl")) == len(first.verdicts)
 
 
-def run_of(returns: np.ndarray, name: str = "x") -> Run:
-    equity = 10_000 * np.concatenate([[1.0], np.cumprod(1 + returns)])
-    return Run(
-        name=name, returns=returns, equity=equity, cash_weight=np.zeros(len(returns)), turnover=1.0, fees=0.0, n_fills=1
+def test_a_candidate_is_judged_on_fresh_seeds_that_are_trained_once_and_never_on_the_run_that_chose_it(
+    judged_once: tuple[Path, Judge, Judgement], config: Config, dataset: Dataset, searched: Path
+) -> None:
+    _, judging, verdict = judged_once
+    trains = judging._gatherer._train
+    assert isinstance(trains, Trains)
+    chosen_by = json.loads((trial_dir(searched, "s", 7) / "trial.json").read_bytes())["artifact"]
+    assert chosen_by not in {v.artifact for v in verdict.verdicts}
+    assert {v.candidate for v in verdict.verdicts} >= {"trial 7", "2 seeds of trial 7, averaged"}
+    n_replicates = len({(t, s) for v in verdict.verdicts for t in v.trials for s in (0, 1)})
+    assert trains.asked == 2 * n_replicates  # two folds
+    again = judge(searched, config, dataset)
+    assert again.judge() == verdict and again._gatherer._train.asked == 0  # type: ignore[attr-defined]
+    ledger = TrialLedger(searched / "ledger.jsonl")
+    assert ledger.count() == 8  # replicates are not tries
+    assert sum(r["event"] == "replicated" for r in ledger.records()) == trains.asked
+    kept = references(searched, keep_top=0)
+    assert {f"artifacts/{read_json(p)['artifact']}" for p in searched.glob("trials/s/*/replicates/*.json")} <= set(kept)
+
+
+def test_an_ensemble_stands_as_its_own_candidate_with_its_own_numbers(
+    judged_once: tuple[Path, Judge, Judgement],
+) -> None:
+    state_dir, _, verdict = judged_once
+    together = next(v for v in verdict.verdicts if v.candidate == "2 seeds of trial 7, averaged")
+    artifact = PolicyArtifact.load(state_dir / "artifacts" / together.artifact)
+    assert artifact.kind == "ensemble" and len(artifact.members) == 2
+    assert {g.gate for g in together.gates} >= {"G1", "G2", "G3", "G4", "G5", "G7"}
+    assert next(g for g in together.gates if g.gate == "G7").passed
+    alone = next(v for v in verdict.verdicts if v.candidate == "trial 7")
+    assert together.validation[0].log_wealth != alone.validation[0].log_wealth
+
+
+def test_the_report_shows_costs_intervals_and_regimes_beside_every_gate(
+    judged_once: tuple[Path, Judge, Judgement],
+) -> None:
+    state_dir, _, verdict = judged_once
+    shown = verdict.verdicts[0].report
+    assert [c.fee_bps for c in shown.costs] == [0.0, 10.0, 25.0, 50.0]
+    wealth = [c.log_wealth for c in shown.costs]
+    assert wealth == sorted(wealth, reverse=True)  # a fee never makes rich
+    assert len(shown.against) == len(verdict.verdicts[0].validation) - 1
+    assert all(a.excess.low <= a.excess.value <= a.excess.high for a in shown.against)
+    assert sum(r.bars for r in shown.regimes) == verdict.verdicts[0].validation[0].n_bars
+    record = json.loads((state_dir / "reports" / "judgement-0001.json").read_bytes())
+    assert record["verdicts"][0]["report"]["against"][0]["baseline"] == "cash"
+    text = (state_dir / "reports" / "judgement-0001.txt").read_text()
+    for piece in ("fee, bp a side", "excess log wealth a fold", "regime of the past month", "G4", "G5"):
+        assert piece in text
+
+
+def test_what_a_person_took_down_stays_down_until_a_person_puts_it_back(
+    searched: Path, config: Config, dataset: Dataset, lenient: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "holdout", lambda *a, **k: ())  # whatever is seen there
+    champion = judged(searched, lenient, dataset).champion
+    assert champion is not None
+    down = Decision(
+        action="demoted",
+        champion=None,
+        holds=fallback(lenient, searched, dataset),
+        study="s",
+        trial=None,
+        reason="asked",
+        gates=(),
     )
-
-
-def comparison(policy_returns: np.ndarray, *others: np.ndarray) -> Comparison:
-    named = {f"b{i}": run_of(o, f"b{i}") for i, o in enumerate(others)}
-    return Comparison(fee_bps=25.0, policy=run_of(policy_returns), baselines=named)
-
-
-def test_the_first_gate_passes_only_what_beats_every_baseline_and_names_the_closest() -> None:
-    rng = np.random.default_rng(0)
-    market = rng.normal(0, 0.005, 4000)
-    good = market + rng.normal(0.0004, 0.002, 4000)
-    assert gates.beats_every_baseline(comparison(good, market, np.zeros(4000)), np.random.default_rng(1)).passed
-    better_baseline = good + 0.0003
-    gate = gates.beats_every_baseline(comparison(good, market, better_baseline), np.random.default_rng(1))
-    assert not gate.passed and "closest: b1" in gate.what
-
-
-def test_the_deflated_sharpe_gate_gets_harder_with_every_trial_ever_run() -> None:
-    rng = np.random.default_rng(1)
-    run = run_of(rng.normal(0.00025, 0.005, 6000))
-    values = [
-        gates.deflated(run, n_trials=n, trial_sharpes=[0.0, 0.02, -0.01, 0.01], threshold=0.95).value
-        for n in (2, 20, 2000)
-    ]
-    assert values[0] > values[1] > values[2]  # type: ignore[operator]
-    flat = gates.deflated(run_of(np.zeros(100)), n_trials=5, trial_sharpes=[0.0, 0.1], threshold=0.95)
-    assert not flat.passed and flat.value is None
-
-
-def test_too_few_trials_for_an_overfitting_estimate_is_not_a_pass() -> None:
-    assert not gates.overfitting(np.random.default_rng(0).normal(size=(1000, 3))).passed
-
-
-@pytest.mark.parametrize(("excess", "passed"), [(0.0002, True), (-0.0001, False), (-0.001, False)])
-def test_the_holdout_gate_refuses_a_loss_to_the_fixed_baseline(excess: float, passed: bool) -> None:  # noqa: FBT001
-    rng = np.random.default_rng(2)
-    market = rng.normal(0, 0.005, 1500)
-    seen = comparison(market + excess + rng.normal(0, 0.001, 1500), market)
-    gate = gates.holdout(seen, baseline="b0", opening=1, rng=np.random.default_rng(3))
-    assert gate.passed is passed
-
-
-def test_no_gate_passes_a_number_that_is_not_one() -> None:
-    nan: Any = float("nan")
-    assert not gates.drawdown(nan, 0.5).passed
-    assert not gates.parity(0, 0).passed
-    assert not gates.parity(10, 1).passed
+    Pointer(searched).decide(down, at_utc="later")
+    again = judged(searched, lenient, dataset)
+    assert again.champion is None and "taken down by hand" in again.reason

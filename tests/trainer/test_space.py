@@ -115,7 +115,7 @@ CASES = {
     "max_grad_norm": Case(low=0.3, high=2.0, seen=first("applied_norm")),
     "kl_target": Case(low=0.005, high=0.05, seen=first("epochs"), given={"learning_rate": 5e-3, "epochs": 10}),
     "adam_epsilon": Case(low=1e-5, high=1e-9, seen=moved, updates=1),
-    "initial_log_std": Case(low=-1.5, high=0.0, seen=first("turnover")),
+    "initial_log_std": Case(low=-1.0, high=0.5, seen=first("turnover")),
     "fee_ramp": Case(low=0.8, high=0.2, seen=middle("fee_share"), updates=4),
     "extra_cash_reserve": Case(low=0.0, high=0.1, seen=last("cash_share")),
     "reward_time_decay_floor": Case(low=1.0, high=0.5, seen=first("shaping_size_bps")),

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock
-from trainer.space import defaults, search_space, suggest
+from trainer.routes import Route
 from trainer.study import SharedStudy, StudyIdentity, first_number, trial_dir
 
-FIRST = {p.name: getattr(defaults("per_asset"), p.name) for p in search_space("per_asset")}
+ROUTE = Route.of("per_asset", 1, ())
 IDENTITY = StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{}")
 
 
@@ -30,7 +30,7 @@ def opened(
         startup_trials=2,
         seed=1,
         identity=identity,
-        first=FIRST,
+        first=ROUTE.first(),
     )
 
 
@@ -40,12 +40,12 @@ def test_exactly_the_target_is_run_whoever_asks(tmp_path: Path) -> None:
         asked = [one.next_trial(), two.next_trial()]
         for study, trial in zip((one, two), asked, strict=True):
             assert trial is not None
-            suggest(trial, "per_asset")
+            ROUTE.suggest(trial)
             study.finish(trial, score=1.0, failure=None, seconds=1.0)
         last = one.next_trial()
         assert last is not None
         assert two.next_trial() is None  # the third and last is running
-        suggest(last, "per_asset")
+        ROUTE.suggest(last)
         one.finish(last, score=None, failure="diverged", seconds=1.0)
         assert one.next_trial() is None
     assert one.progress()["finished"] == 3
@@ -54,9 +54,9 @@ def test_exactly_the_target_is_run_whoever_asks(tmp_path: Path) -> None:
 def test_a_trial_whose_worker_was_killed_is_retried_once_with_the_same_parameters_then_failed(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, {here!r});"
-        "from test_study import opened; from features.files import Lock; from trainer.space import suggest;"
+        "from test_study import ROUTE, opened; from features.files import Lock; "
         "d = Path({state!r}); lock = Lock(d / 'run' / 'worker-0.lock'); lock.__enter__();"
-        "t = opened(d).next_trial(); suggest(t, 'per_asset'); print(t.number, flush=True); sys.stdin.read()"
+        "t = opened(d).next_trial(); ROUTE.suggest(t); print(t.number, flush=True); sys.stdin.read()"
     ).format(here=str(Path(__file__).parent), state=str(tmp_path))
     parameters = []
     for expected in (0, 1):
@@ -85,11 +85,11 @@ def test_a_stopped_trial_is_handed_back_and_costs_no_retry(tmp_path: Path) -> No
         for _ in range(4):
             trial = study.next_trial()
             assert trial is not None
-            given = suggest(trial, "per_asset")
+            given = ROUTE.suggest(trial)
             study.hand_back(trial, seconds=0.1)
         trial = study.next_trial()
         assert trial is not None
-        assert suggest(trial, "per_asset") == given
+        assert ROUTE.suggest(trial) == given
     assert study.progress()["finished"] == 0
 
 
@@ -101,6 +101,7 @@ def test_a_study_begun_on_other_data_refuses_to_go_on(tmp_path: Path) -> None:
     assert caught.value.exit_code == 78
 
 
-def test_one_caller_judges_each_milestone(tmp_path: Path) -> None:
-    study = opened(tmp_path)
-    assert [study.claim_judgement(n) for n in (2, 2, 3, 2, 3)] == [True, False, True, False, False]
+def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> None:
+    assert opened(tmp_path).judged() == 0
+    opened(tmp_path).mark_judged(2)
+    assert opened(tmp_path, "worker-1").judged() == 2

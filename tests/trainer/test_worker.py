@@ -13,7 +13,7 @@ from daemon.child.config import Config, parse
 from daemon.child.logs import get_logger
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
-from features.files import Lock
+from features.files import Lock, write_atomic
 from trainer import ppo
 from trainer.dataset import load_dataset
 from trainer.evaluate import run_policy
@@ -22,11 +22,11 @@ from trainer.score import excess_t
 from trainer.worker import Worker
 
 
-def settings(**study: Any) -> Config:
+def settings(*, n_folds: int = 2, **study: Any) -> Config:
     return parse({
         "market": {"source": "simulated", "tickers": ["BTC", "ETH", "LTC"]},
         "simulation": {"world": "sv", "seed": 3, "bars": 3600},
-        "data": {"n_folds": 2, "embargo_bars": 24, "holdout_share": 0.3, "judge_start_utc": "2021-04-01T00:00:00Z"},
+        "data": {"n_folds": n_folds, "embargo_bars": 24, "holdout_share": 0.3, "judge_start_utc": "2021-04-01T00:00:00Z"},
         "study": {"name": "s", "target_trials": 2, "train_steps": 8000, "accounts": 16, **study},
         "promotion": {"automatic": False},
     })  # fmt: skip
@@ -156,3 +156,20 @@ def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
     with pytest.raises(Exception, match="begun on other data or settings") as caught:
         worker(worked, settings(train_steps=9000))
     assert "settings" in str(caught.value)
+
+
+def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_counts_everywhere(
+    tmp_path: Path,
+) -> None:
+    best = {"number": 0, "seeds": 5, "excess_per_bar": [0.01] * 7}
+    write_atomic(tmp_path / "trials" / "s" / "incumbent.json", json.dumps(best).encode())
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        working = worker(tmp_path, settings(n_folds=7, target_trials=1, train_steps=2000))
+        assert working.run()
+    (record,) = records(tmp_path)
+    assert (record["state"], record["failure"], record["folds_run"]) == ("PRUNED", "pruned", 6)
+    assert record["p_no_worse"] == 2**-6 and record.get("score") is None
+    ended = TrialLedger(tmp_path / "ledger.jsonl")
+    assert ended.count() == 1 and ended.sharpes() == [record["sharpe"]]
+    (told,) = working.study.study.get_trials(deepcopy=False)
+    assert told.state.name == "PRUNED" and told.value == record["objective"]  # the sampler learns from it

@@ -1,0 +1,129 @@
+"""Each gate passes what has earned it and refuses what has not, by its number."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer import gates
+from trainer.evaluate import Run
+from trainer.gates import Comparison
+from trainer.overfitting import TrialCounts
+
+
+def run_of(returns: np.ndarray, name: str = "x") -> Run:
+    equity = 10_000 * np.concatenate([[1.0], np.cumprod(1 + returns)])
+    return Run(
+        name=name, returns=returns, equity=equity, cash_weight=np.zeros(len(returns)), turnover=1.0, fees=0.0, n_fills=1
+    )
+
+
+def comparison(seeds: list[np.ndarray], *others: np.ndarray) -> Comparison:
+    named = {f"b{i}": run_of(o, f"b{i}") for i, o in enumerate(others)}
+    return Comparison(fee_bps=25.0, policies=tuple(run_of(s) for s in seeds), baselines=named)
+
+
+def market(n: int = 4000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.005, n)
+
+
+def test_the_first_gate_passes_only_what_beats_every_baseline_and_names_the_closest() -> None:
+    rng = np.random.default_rng(0)
+    good = [market() + rng.normal(0.0004, 0.002, 4000) for _ in range(3)]
+    assert gates.beats_every_baseline(comparison(good, market(), np.zeros(4000)), np.random.default_rng(1)).passed
+    better_baseline = np.mean(good, axis=0) + 0.0003
+    gate = gates.beats_every_baseline(comparison(good, market(), better_baseline), np.random.default_rng(1))
+    assert not gate.passed and "closest: b1" in gate.what
+
+
+def test_the_first_gate_judges_the_mean_over_seeds_and_not_the_luckiest() -> None:
+    rng = np.random.default_rng(3)
+    lucky, others = market() + 0.0006, [market() + rng.normal(-0.0004, 0.001, 4000) for _ in range(4)]
+    assert gates.beats_every_baseline(comparison([lucky], market()), np.random.default_rng(1)).passed
+    assert not gates.beats_every_baseline(comparison([lucky, *others], market()), np.random.default_rng(1)).passed
+
+
+def counts(raw: float, *estimates: float) -> TrialCounts:
+    clusters, participation, autocorrelation = estimates
+    return TrialCounts(raw=raw, clusters=clusters, participation=participation, autocorrelation=autocorrelation)
+
+
+def test_the_deflated_sharpe_gate_gets_harder_with_every_trial_and_discards_one_count() -> None:
+    run = run_of(np.random.default_rng(1).normal(0.00025, 0.005, 6000))
+    spread = [0.0, 0.02, -0.01, 0.01]
+    values = [
+        gates.deflated([run], counts=counts(1e6, n, n, n), trial_sharpes=spread, threshold=0.95).value
+        for n in (2, 20, 2000)
+    ]
+    assert values[0] > values[1] > values[2]  # type: ignore[operator]
+    gate = gates.deflated([run], counts=counts(2000, 20, 5, 2), trial_sharpes=spread, threshold=0.95)
+    assert gate.value == values[1]
+    assert "raw 2000: " in gate.what and "clusters 20: " in gate.what
+    flat = gates.deflated([run_of(np.zeros(100))], counts=counts(5, 5, 5, 5), trial_sharpes=[0.0, 0.1], threshold=0.95)
+    assert not flat.passed and flat.value is None
+
+
+def test_one_good_seed_of_three_does_not_carry_the_deflated_sharpe() -> None:
+    rng = np.random.default_rng(2)
+    good, poor = run_of(rng.normal(0.001, 0.005, 6000)), run_of(rng.normal(-0.0005, 0.005, 6000))
+    how: dict[str, Any] = {"counts": counts(4, 4, 4, 4), "trial_sharpes": [0.0, 0.01], "threshold": 0.95}
+    assert gates.deflated([good, good, poor], **how).passed
+    assert not gates.deflated([good, poor, poor], **how).passed
+
+
+def test_too_few_trials_for_an_overfitting_estimate_is_not_a_pass() -> None:
+    assert not any(g.passed for g in gates.overfitting(np.random.default_rng(0).normal(size=(1000, 3))))
+
+
+def test_a_search_without_skill_fails_the_third_gate_and_one_with_a_truly_best_trial_passes_both_its_numbers() -> None:
+    rng = np.random.default_rng(4)
+    useless = rng.normal(0, 0.01, (3200, 20))
+    assert not all(g.passed for g in gates.overfitting(useless))
+    skilled = useless + np.linspace(-0.002, 0.002, 20)
+    assert [g.passed for g in gates.overfitting(skilled)] == [True, True]
+
+
+def test_the_fourth_gate_needs_a_strategy_above_every_baseline_after_the_luck_of_many() -> None:
+    rng = np.random.default_rng(5)
+    base = {"one": run_of(market()), "two": run_of(market(seed=9))}
+    luck = market()[:, None] + rng.normal(0, 0.003, (4000, 40))
+    assert not gates.superior(luck, base, np.random.default_rng(1)).passed
+    good = market()[:, None] + rng.normal(0.0015, 0.003, (4000, 1))
+    gate = gates.superior(np.column_stack([luck, good]), base, np.random.default_rng(1))
+    assert gate.passed and "41 strategies" in gate.what
+
+
+def test_a_strategy_that_is_the_baseline_is_no_evidence_against_it() -> None:
+    base = {"cash": run_of(np.zeros(500))}
+    assert gates.superior(np.zeros((500, 3)), base, np.random.default_rng(1)).value == 1.0
+
+
+def test_the_worst_seed_and_the_share_of_seeds_decide_the_fifth_gate() -> None:
+    floor, up, down = np.zeros(100), np.full(100, 0.001), np.full(100, -0.001)
+    four_of_five = gates.steady(comparison([up] * 4 + [down], floor), baseline="b0", drawdowns=[0.1, 0.6], limit=0.5)
+    assert [(g.value, g.passed) for g in four_of_five] == [(0.6, False), (0.8, True)]
+    three_of_five = gates.steady(comparison([up] * 3 + [down] * 2, floor), baseline="b0", drawdowns=[0.1], limit=0.5)
+    assert [(g.value, g.passed) for g in three_of_five] == [(0.1, True), (0.6, False)]
+
+
+@pytest.mark.parametrize(("excess", "passed"), [(0.0002, True), (-0.0001, False), (-0.001, False)])
+def test_the_holdout_gate_refuses_a_loss_to_the_fixed_baseline(excess: float, passed: bool) -> None:  # noqa: FBT001
+    rng = np.random.default_rng(2)
+    seen = comparison([market(1500) + excess + rng.normal(0, 0.001, 1500)], market(1500))
+    loss, _ = gates.holdout(seen, baseline="b0", opening=1, lower_quartile=-1.0, rng=np.random.default_rng(3))
+    assert loss.passed is passed
+
+
+def test_the_holdout_must_not_fall_below_what_validation_promised() -> None:
+    seen = comparison([market(1500) + 0.0002], market(1500))
+    how: dict[str, Any] = {"baseline": "b0", "opening": 1, "rng": np.random.default_rng(3)}
+    assert [g.passed for g in gates.holdout(seen, lower_quartile=0.0001, **how)] == [True, True]
+    assert [g.passed for g in gates.holdout(seen, lower_quartile=0.0003, **how)] == [True, False]
+
+
+def test_no_gate_passes_a_number_that_is_not_one() -> None:
+    nan: Any = float("nan")
+    floor = np.zeros(100)
+    assert not gates.steady(comparison([floor], floor), baseline="b0", drawdowns=[0.1, nan], limit=0.5)[0].passed
+    assert not gates.parity(0, 0).passed
+    assert not gates.parity(10, 1).passed
