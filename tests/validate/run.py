@@ -89,7 +89,7 @@ def table(root: Path, worlds: list[str]) -> str:
         )
     lines += [
         "", "promoted: studies whose champion passed G1 to G7. oracle: mean annual Sharpe ratio over 1/N, after costs.",
-        "What planted falls short by, and why, is in docs/decisions.md.",
+        "Why none can be expected in planted is in docs/decisions.md.",
     ]  # fmt: skip
     return "\n".join(lines)
 
