@@ -15,20 +15,14 @@ from features.errors import ConfigurationError
 
 STOP_BUDGET_S = 50.0  # below TimeoutStopSec=60 of the unit
 _MARKET = ("run", "market", "simulation", "features")
+_ADVISED = ("study.name", "study.target_trials", "janitor.floor_free_bytes", "market.timeframe_s")
 _ACCOUNT = ("costs", "allocation", "account")
 # Sections, or single keys, that each program takes (a test reads this off its source); another value there restarts it.
 READS: dict[Kind, tuple[str, ...]] = {
     "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper"),
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper", "risk"),
     "janitor": ("run", "janitor", "study.name", "gpu"),
-    "advisor": (
-        "run",
-        "advisor",
-        "study.name",
-        "study.target_trials",
-        "janitor.floor_free_bytes",
-        "market.timeframe_s",
-    ),  # fmt: skip
+    "advisor": ("run", "advisor", *_ADVISED),
     "notifier": ("run", "notify"),
 }
 NOT_READ = ("study.workers",)  # how many there are is no business of any one of them
