@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 STATE ?=
 RUN_FLAGS := $(if $(STATE),--state-dir $(STATE))
 
-.PHONY: help venv demo run test test-slow test-systemd chaos lint format bench clean
+.PHONY: help venv demo run test test-slow test-systemd chaos validate-gates lint format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv and install everything (only when something changed)
 
@@ -51,6 +51,9 @@ test-systemd: $(STAMP) ## the shipped unit under a real systemd in a container (
 
 chaos: $(STAMP) ## kills, hangs, storms, full disks, ten thousand simulated days: the numbers of docs/promises.md (about half an hour)
 	@$(BIN)/python -m pytest -m chaos -s -rs
+
+validate-gates: $(STAMP) ## whole studies where the right verdict is known: what the gates promote (goes on where it was stopped)
+	@PYTHONPATH=tests $(BIN)/python tests/validate/run.py
 
 lint: $(STAMP) ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check .

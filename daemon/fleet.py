@@ -21,7 +21,14 @@ READS: dict[Kind, tuple[str, ...]] = {
     "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper"),
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper", "risk"),
     "janitor": ("run", "janitor", "study.name", "gpu"),
-    "advisor": ("run", "advisor", "study.name"),
+    "advisor": (
+        "run",
+        "advisor",
+        "study.name",
+        "study.target_trials",
+        "janitor.floor_free_bytes",
+        "market.timeframe_s",
+    ),  # fmt: skip
     "notifier": ("run", "notify"),
 }
 NOT_READ = ("study.workers",)  # how many there are is no business of any one of them

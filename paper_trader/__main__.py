@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--since", default="", metavar="UTC", help="only what was settled from then on")
         if name == "report":
             verb.add_argument("--html", type=Path, default=None, metavar="FILE", help="write the equity curves as well")
+            verb.add_argument("--drift", action="store_true", help="against a replay of its policy, by source")
         if name == "orders":
             verb.add_argument("--last", type=int, default=20, help="so many of the newest")
     return parser

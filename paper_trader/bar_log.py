@@ -30,8 +30,10 @@ def decoded(rows: Sequence[tuple[int, bytes]], *, tickers: tuple[str, ...], time
 def chained(before: str, bars: Bars) -> str:
     """SHA-256 over the hash of every earlier bar ("" before the first) and `bars`, one after the other."""
     for k in range(bars.n_bars):
-        link = hashlib.sha256(before.encode())
-        link.update(int(bars.close_time_s[k]).to_bytes(8, "little"))
-        link.update(encoded(bars, k))
-        before = link.hexdigest()
+        before = linked(before, int(bars.close_time_s[k]), encoded(bars, k))
     return before
+
+
+def linked(before: str, close_time_s: int, data: bytes) -> str:
+    """`chained` by one encoded bar."""
+    return hashlib.sha256(before.encode() + close_time_s.to_bytes(8, "little") + data).hexdigest()

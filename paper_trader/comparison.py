@@ -1,5 +1,6 @@
 """The account beside the shadows: who trades with it, how they stand, and whether it loses beyond chance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,15 @@ class Comparison:
     def enter(self, journal: Journal, recent: list[FeatureRows]) -> None:
         """After a start, and whenever another judgement was made."""
         roster = challengers(self._state_dir, most=self._most)
-        self._shadows.enter(roster, journal.bars(), recent)
+        anchors = journal.anchors()
+        bars = journal.bars(since_s=anchors.of(self._shadows.settled_s(journal.last_bar_s())))
+        self._shadows.enter(roster, bars, anchors, recent)
         paper, equal = journal.midnights(), self._shadows.midnights(EQUAL)
         self._evidence = over_days((paper[t], equal[t]) for t in sorted(paper.keys() & equal.keys()))
 
-    def walk(self, bar: Bars, row: FeatureRows, worth: float) -> News:
+    def walk(self, bar: Bars, rows: Sequence[FeatureRows], worth: float) -> News:
         """One settled bar; `worth` is the paper account's equity at its close."""
-        ended = tuple(self._shadows.walk(bar, row))
+        ended = tuple(self._shadows.walk(bar, rows))
         was_losing = self.losing
         if bar.last_close_s % DAY_S == 0 and worth > 0:
             equal = self._shadows.equities(bar.close[0])[EQUAL]

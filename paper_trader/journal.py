@@ -22,7 +22,8 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
 from paper_trader import risk
-from paper_trader.bar_log import decoded, encoded
+from paper_trader.anchoring import Anchors
+from paper_trader.bar_log import decoded, encoded, linked
 from paper_trader.database import open_database, transaction
 
 SCHEMA = 2
@@ -136,12 +137,32 @@ class Journal:
                 risk.opened(history.n_tickers, equity=worth, close_time_s=history.last_close_s),
             )
 
-    def bars(self) -> Bars:
-        """Every stored bar, oldest first; the anchor of the recursive features is the first."""
+    def bars(self, *, since_s: int = 0) -> Bars:
+        """Every stored bar that closed at `since_s` or later, oldest first."""
         meta = self.meta()
         tickers, timeframe_s = tuple(json.loads(meta["tickers"])), int(meta["timeframe_s"])
-        rows = self._connection.execute("SELECT close_time_s, data FROM bars ORDER BY close_time_s").fetchall()
+        rows = self._connection.execute(
+            "SELECT close_time_s, data FROM bars WHERE close_time_s >= ? ORDER BY close_time_s", (since_s,)
+        ).fetchall()
         return decoded(rows, tickers=tickers, timeframe_s=timeframe_s)
+
+    def chain(self, *, after_s: int = 0, before: str = "", until_s: int = 1 << 62) -> str:
+        """Hash of every bar up to `until_s`; before: that of the bars up to `after_s`, if known."""
+        rows = self._connection.execute(
+            "SELECT close_time_s, data FROM bars WHERE close_time_s > ? AND close_time_s <= ? ORDER BY close_time_s",
+            (after_s, until_s),
+        )
+        for close_time_s, data in rows:
+            before = linked(before, close_time_s, data)
+        return before
+
+    def anchors(self) -> Anchors:
+        meta = self.meta()
+        (first_s,) = self._connection.execute("SELECT MIN(close_time_s) FROM bars").fetchone()
+        return Anchors(
+            first_s=int(first_s), opened_s=int(meta["start_s"]), timeframe_s=int(meta["timeframe_s"]),
+            every_bars=int(meta["anchor_bars"]),
+        )  # fmt: skip
 
     def last_bar_s(self) -> int:
         return int(self._connection.execute("SELECT MAX(close_time_s) FROM bars").fetchone()[0])

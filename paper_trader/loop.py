@@ -171,8 +171,7 @@ class Trader:
             config=self.config, state_dir=self.state_dir, spec=self._spec, costs=self._costs, rules=self._rules,
         )))  # fmt: skip
         self._processed = self._journal.counts()["marks"] - 1
-        bars = self._journal.bars()
-        self._newest = bars.slice(bars.n_bars - 1, bars.n_bars)
+        self._newest = self._journal.bars(since_s=self._journal.last_bar_s())
         if self._halt_due:
             self._journal.halt(self._halt_due)
         halted = meta.get("halted", self._halt_due)
@@ -185,7 +184,7 @@ class Trader:
         self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
         self._pointer_stamp_ns = -1
         books.callback(lambda: self._write_status(force=True))
-        self._orders.open(self._account, bars)  # ready only when no order's fate is open and the books agree
+        self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
 
@@ -253,9 +252,9 @@ class Trader:
         )
         self._settled_s, self._newest = bar.last_close_s, bar
         self._processed += 1
-        row = self._deciding.seen(bar)
+        rows = self._deciding.seen(bar)
         self._decide_if_allowed(bar, fresh=fresh)
-        news = self._comparison.walk(bar, row, self._worth())
+        news = self._comparison.walk(bar, rows, self._worth())
         for reason in news.ended:
             self.log.warning("trader.shadow_ended", reason=reason)
         if news.losing:
@@ -280,18 +279,22 @@ class Trader:
                 self._decide(bar)
 
     def _decide(self, bar: Bars) -> None:
+        """What is not a number, or not what training computes, halts: before its orders, or before the next ones."""
         try:
-            decided, ruling = self._deciding.decide(bar, self._account, flatten=self._session.flatten)
+            self._decide_and_order(bar)
         except DataError as error:
             self._mismatches += isinstance(error, ParityBroken)
             self._feed(Fault(reason=str(error)))
-            return
+
+    def _decide_and_order(self, bar: Bars) -> None:
+        decided, ruling = self._deciding.decide(bar, self._account, flatten=self._session.flatten)
         for event in ruling.events:
             self.log.warning("trader.limited", rule=str(event.rule), ticker=event.ticker, reason=event.text)
         self._orders.place(decided, ruling.state, ruling.orders, self._account)
         took_s = self.clock.monotonic_s() - self._at_hand_s
         self._latencies.append(took_s)
         self._journal.note_latency(bar.last_close_s, took_s)
+        self._deciding.prove_if_due(decided.decision, self._account)
 
     def _finish_interrupted_bar(self) -> None:
         """After a restart of a replay: decide on the newest bar if the crash came before that."""

@@ -12,6 +12,7 @@ from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
+from paper_trader import anchoring
 from paper_trader.brokers.base import Broker, BrokerUnavailable, Known
 from paper_trader.journal import Journal
 
@@ -32,6 +33,7 @@ def begin(
         "tickers": json.dumps(spec.tickers), "timeframe_s": str(spec.timeframe_s), "start_s": str(history.last_close_s),
         "fingerprint": spec.fingerprint, "source": source.name, "costs": json.dumps(costs.to_dict()),
         "venue_rules": json.dumps(rules.to_dict()), "broker": config.paper.broker,
+        "anchor_bars": str(anchoring.EVERY_BARS),
     }  # fmt: skip
     opening = Ledger.opened(spec.tickers, config.account.initial_cash)
     if venue is not None:

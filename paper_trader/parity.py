@@ -12,9 +12,10 @@ from features.bars import Bars, utc_text
 from features.decision import Decider, Decision, market_blocks
 from features.ledger import Fill, Ledger, simulate_fills
 from features.observation import observed_columns
-from features.pipeline import compute
+from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from paper_trader import risk
+from paper_trader.anchoring import AnchoredRows, Anchors
 from paper_trader.bar_log import chained
 from paper_trader.journal import Decided, Intent, Journal, ledger_record
 from paper_trader.ordering import ACCOUNT
@@ -35,17 +36,19 @@ class Verification:
 class Rederiver:
     """Re-derives decisions of one artifact with the training path: batch features over the stored bars."""
 
-    def __init__(self, artifact: PolicyArtifact, bars: Bars) -> None:
+    def __init__(self, artifact: PolicyArtifact, bars: Bars, anchors: Anchors) -> None:
         self.artifact, self._bars = artifact, bars
-        self._blocks = market_blocks(artifact, compute(bars, artifact.spec))
+        self._features = AnchoredRows(bars, artifact.spec, anchors)
+        self._rows: FeatureRows | None = None
         self._decider = Decider(artifact)
 
     def decision(self, close_time_s: int, account: Ledger) -> Decision:
-        k = self._bars.index_of(close_time_s)
-        row = k - self.artifact.spec.warmup_bars - self.artifact.spec.stack_bars + 1
-        return self._decider.decide(
-            market=self._blocks[row], ledger=account, close=self._bars.close[k], close_time_s=close_time_s
-        )
+        rows = self._features.span(close_time_s)
+        if rows is not self._rows:
+            self._rows, self._blocks = rows, market_blocks(self.artifact, rows)
+        row = int(np.searchsorted(rows.close_time_s, close_time_s)) - self.artifact.spec.stack_bars + 1
+        close = self._bars.close[self._bars.index_of(close_time_s)]
+        return self._decider.decide(market=self._blocks[row], ledger=account, close=close, close_time_s=close_time_s)
 
 
 def difference(stored: Decision, again: Decision, spec: FeatureSpec) -> str:
@@ -93,7 +96,7 @@ class _Checker:
         self._decided = {d.decision.close_time_s: d for d in journal.decisions(since_s=self.first_s)}
         self._states, self._rearms = journal.risk_states(since_s=self.first_s), journal.rearms()
         self._artifacts, self._rederivers = artifacts, dict[str, Rederiver]()
-        self._chain, self._chained = "", 0
+        self._anchors, self._chain, self._chained = journal.anchors(), "", 0
         self._embedded, self._stored_fills = journal.meta()["broker"] == "simulated", journal.fills()
         self._intents: dict[int, list[Intent]] = {}
         for intent in journal.intents():
@@ -171,7 +174,9 @@ class _Checker:
 
     def _rederiver(self, artifact: str) -> Rederiver:
         if artifact not in self._rederivers:
-            self._rederivers[artifact] = Rederiver(PolicyArtifact.load(self._artifacts / artifact), self.bars)
+            self._rederivers[artifact] = Rederiver(
+                PolicyArtifact.load(self._artifacts / artifact), self.bars, self._anchors
+            )
         return self._rederivers[artifact]
 
 

@@ -25,9 +25,10 @@ from features.decision import Decider, MarketWindow
 from features.errors import CappuccinoError
 from features.files import disk_full, read_json
 from features.ledger import Ledger, plan_orders, simulate_fills
-from features.pipeline import FeatureRows, compute
+from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
+from paper_trader.anchoring import AnchoredRows, Anchors
 from paper_trader.database import open_database, transaction
 from paper_trader.journal import ledger_from, ledger_record
 
@@ -118,10 +119,16 @@ class Shadows:
         finally:
             self._db.close()
 
-    def enter(self, roster: Iterable[tuple[str, str]], bars: Bars, recent: Sequence[FeatureRows]) -> None:
+    def settled_s(self, default_s: int) -> int:
+        """Close of the bar up to which every account has walked."""
+        return min((s.settled_s for s in self.accounts.values()), default=default_s)
+
+    def enter(
+        self, roster: Iterable[tuple[str, str]], bars: Bars, anchors: Anchors, recent: Sequence[FeatureRows]
+    ) -> None:
         """Let baselines and `roster` trade from the last of `bars` on, retire the others, and catch up with the journal.
 
-        bars: all that the journal has. recent: the last stack_bars feature rows.
+        bars: the journal's, from the anchor of `settled_s` on. recent: the last stack_bars feature rows.
         """
         wanted = dict.fromkeys((EQUAL, hold_name(self._spec.tickers), CASH), "") | dict(roster)
         for name in [n for n in self.accounts if n not in wanted]:
@@ -129,7 +136,7 @@ class Shadows:
         for name, artifact in wanted.items():
             if artifact and not self._think(name, artifact) and name in self.accounts:
                 self._retire(name)
-        self._catch_up(bars)
+        self._catch_up(bars, anchors)
         for mind in self._minds.values():
             mind.block = _pushed(mind.window, recent)
         for name, artifact in wanted.items():
@@ -142,12 +149,15 @@ class Shadows:
                 self._unwritten.append((name, at_s, self._cash))
         self.write()
 
-    def walk(self, bar: Bars, row: FeatureRows) -> list[str]:
-        """One closed bar: fill, mark, decide. What befalls a shadow ends that shadow alone; the reasons, if any."""
+    def walk(self, bar: Bars, rows: Sequence[FeatureRows]) -> list[str]:
+        """One closed bar: fill, mark, decide. What befalls a shadow ends that shadow alone; the reasons, if any.
+
+        rows: what is new in the window of a policy.
+        """
         ended = []
         for name, shadow in list(self.accounts.items()):
             if (mind := self._minds.get(name)) is not None:
-                mind.block = mind.window.push(row)
+                mind.block = _pushed(mind.window, rows)
             try:
                 self.accounts[name] = self._after(shadow, bar)
             except CappuccinoError as error:
@@ -222,19 +232,17 @@ class Shadows:
         with transaction(self._db) as db:
             db.execute("DELETE FROM equity WHERE name = ?", (name,))
 
-    def _catch_up(self, bars: Bars) -> None:
+    def _catch_up(self, bars: Bars, anchors: Anchors) -> None:
         """Walk each account through the bars that it has not seen."""
         behind = [s for s in self.accounts.values() if s.settled_s < bars.last_close_s]
         if not behind:
             return
-        rows, warm, stack = compute(bars, self._spec), self._spec.warmup_bars, self._spec.stack_bars
+        rows = AnchoredRows(bars, self._spec, anchors)
         for shadow in behind:
             now, mind = shadow, self._minds.get(shadow.name)
             for k in range(bars.index_of(shadow.settled_s) + 1, bars.n_bars):
                 if mind is not None:
-                    mind.block = _pushed(
-                        mind.window, [rows.slice(j, j + 1) for j in range(k - warm - stack + 1, k - warm + 1)]
-                    )
+                    mind.block = _pushed(mind.window, rows.stack(int(bars.close_time_s[k])))
                 now = self._after(now, bars.slice(k, k + 1))
             self.accounts[shadow.name] = now
 

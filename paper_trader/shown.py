@@ -8,10 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from daemon.child.clock import SystemClock
 from daemon.child.config import Config
+from daemon.child.market import Waiting, bar_source
 from features.bars import epoch_s, utc_text
 from features.errors import DataError
 from features.files import read_json, write_atomic
+from features.sources.errors import MarketUnavailable
+from paper_trader import drift as drifting
 from paper_trader import report as reporting
 from paper_trader.journal import Journal
 from paper_trader.parity import verify as verify_journal
@@ -30,13 +34,29 @@ def verify(_: Config, arguments: argparse.Namespace) -> int:
     return 78 if result.mismatches else 0
 
 
-def report(_: Config, arguments: argparse.Namespace) -> int:
-    """The paper account beside 1/N, Bitcoin, cash and the challengers on the same bars."""
+def report(config: Config, arguments: argparse.Namespace) -> int:
+    """The paper account beside 1/N, Bitcoin, cash and the challengers on the same bars, or against its own replay."""
+    if arguments.drift:
+        return _drift(config, arguments)
     with _journal(arguments.state_dir) as journal:
         found = reporting.compared(journal, arguments.state_dir / "paper" / "shadows.db")
     say([asdict(line) for line in found.lines], reporting.text(found), as_json=arguments.json)
     if arguments.html is not None:
         write_atomic(arguments.html, reporting.html(found).encode())
+    return 0
+
+
+def _drift(config: Config, arguments: argparse.Namespace) -> int:
+    """Also asks the market for the journal's bars as it gives them now; without an answer they count as unrevised."""
+    with _journal(arguments.state_dir) as journal:
+        stored, today = journal.bars(), None
+        with contextlib.suppress(MarketUnavailable):
+            source = bar_source(config, arguments.state_dir, Waiting(clock=SystemClock()))
+            today = source.bars(after_s=stored.first_close_s - stored.timeframe_s, until_s=stored.last_close_s)
+        if today is not None and today.n_bars != stored.n_bars:
+            today = None  # the venue no longer goes back that far
+        found = drifting.drift(journal, arguments.state_dir / "artifacts", today=today)
+    say(asdict(found), drifting.text(found), as_json=arguments.json)
     return 0
 
 
@@ -54,7 +74,7 @@ def positions(_: Config, arguments: argparse.Namespace) -> int:
     """What is held, what was paid for it, and what it is worth at the newest close."""
     with _journal(arguments.state_dir) as journal:
         at_s, account = journal.last_mark()
-        state, bars = journal.risk_states(since_s=at_s)[at_s], journal.bars()
+        state, bars = journal.risk_states(since_s=at_s)[at_s], journal.bars(since_s=at_s)
     close, weights = bars.close[-1], account.weights(bars.close[-1])
     rows: list[dict[str, Any]] = []
     for i, ticker in enumerate(account.tickers):

@@ -33,6 +33,7 @@ from trainer.parity import parity
 from trainer.regimes import regimes
 from trainer.report import Report, fold_excess, report
 from trainer.score import SECONDS_PER_YEAR, Score, score
+from trainer.trust import save_compared
 
 Float = NDArray[np.float64]
 POLL_S = 1.0
@@ -129,14 +130,16 @@ class Judge:
         self._gatherer.gather(standing, {t["number"]: t["parameters"] for t in trials}, self._pause)
         evidence = [self._gatherer.evidence(c) for c in standing]
         self._remember_incumbent(trials[0]["number"], evidence[0])
+        first = self._compared(evidence[0], self.config.costs.fee_bps)
+        save_compared(self.state_dir, {r.name: r.returns for r in (first.policies[0], *first.baselines.values())})
         verdicts = [self._verdict(e, trials) for e in evidence]
         best, seen = trials[0]["number"], tuple[Score, ...]()
         passed = [i for i, v in enumerate(verdicts) if not v.failed]
         if passed:  # the hold-out is opened for one of them: the one that grew most in validation
-            first = max(passed, key=lambda i: (verdicts[i].validation[0].log_wealth, -i))
-            more, seen = self._holdout(evidence[first], verdicts[first])
-            decided = replace(verdicts[first], gates=(*verdicts[first].gates, *more))
-            verdicts = [decided, *(v for i, v in enumerate(verdicts) if i != first)]
+            grown = max(passed, key=lambda i: (verdicts[i].validation[0].log_wealth, -i))
+            more, seen = self._holdout(evidence[grown], verdicts[grown])
+            decided = replace(verdicts[grown], gates=(*verdicts[grown].gates, *more))
+            verdicts = [decided, *(v for i, v in enumerate(verdicts) if i != grown)]
         verdicts = [replace(v, gates=tuple(sorted(v.gates, key=lambda g: g.gate))) for v in verdicts]
         top = verdicts[0]
         if top.failed:

@@ -34,6 +34,17 @@ def resampled_means(values: Float, *, mean_block: float, n_resamples: int, rng: 
     return np.concatenate(means)
 
 
+def resampled_paths(
+    values: Float, *, at: NDArray[np.int64], mean_block: float, n_resamples: int, rng: Generator
+) -> Float:  # fmt: skip
+    """(B, len(at)) running sums of values (T,) after `at` bars, each in another order of the stationary bootstrap."""
+    paths = []
+    for _ in range(n_resamples):
+        drawn = values[_stationary(len(values), 1, mean_block, rng)[0]]
+        paths.append(np.concatenate([[0.0], np.cumsum(drawn)])[at])
+    return np.array(paths)
+
+
 def _stationary(n: int, rows: int, mean_block: float, rng: Generator) -> NDArray[np.int64]:
     """(rows, n) bar indices: blocks begin anywhere, have geometric lengths and wrap around the end."""
     fresh = rng.random((rows, n)) < 1.0 / mean_block

@@ -68,6 +68,21 @@ def trials(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def evidence(config: Config, arguments: argparse.Namespace) -> int:
+    """Print as JSON what the study's returns say about its search: effective trials, DSR, PBO, budget, equity."""
+    import numpy as np
+
+    from trainer.promote import completed_trials
+    from trainer.trust import gather
+
+    found = gather(
+        arguments.state_dir, config.study.name, completed_trials(arguments.state_dir, config.study.name),
+        timeframe_s=config.market.timeframe_s, rng=np.random.default_rng(config.run.seed),
+    )  # fmt: skip
+    print(json.dumps(found, allow_nan=False))
+    return 0
+
+
 def show(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001  every verb has the same arguments
     """Everything on record about one trial."""
     record = find_trial(arguments.state_dir, arguments.study, arguments.trial)
@@ -238,8 +253,8 @@ def bench(config: Config, arguments: argparse.Namespace) -> int:
 
 
 VERBS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
-    "judge": validate, "trials": trials, "show": show, "export": export, "promote": promote, "demote": demote,
-    "rollback": rollback, "backtest": backtest, "focus": focus, "import-study": import_study,
+    "judge": validate, "evidence": evidence, "trials": trials, "show": show, "export": export, "promote": promote,
+    "demote": demote, "rollback": rollback, "backtest": backtest, "focus": focus, "import-study": import_study,
     "bench": bench,
 }  # fmt: skip
 

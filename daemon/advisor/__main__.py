@@ -1,21 +1,21 @@
-"""`python -m daemon.advisor`: the child that analyses the trials; `--once` for a person."""
+"""`python -m daemon.advisor`: the child that analyses the trials; `--once` for a person, `--last` for one in a hurry."""
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from daemon.advisor.shell import Advisor
+from daemon.advisor.shell import Advisor, ask_trainer, newest
 from daemon.child.clock import SystemClock
 from daemon.child.config import load_config
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
 from features.errors import CappuccinoError
+from features.files import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,25 +25,41 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(
             component="advisor", child=arguments.name, path=arguments.state_dir / "logs" / f"{arguments.name}.jsonl"
         )
-        advisor = Advisor(config=config, state_dir=arguments.state_dir, clock=SystemClock(), log=get_logger())
+        if arguments.last:
+            return _show(newest(arguments.state_dir), as_json=arguments.json)
+        advisor = Advisor(
+            config=config, state_dir=arguments.state_dir, clock=SystemClock(), log=get_logger(),
+            evidence=lambda: ask_trainer(arguments.config, arguments.state_dir),
+        )  # fmt: skip
         if arguments.once:
-            analysis, path = advisor.advise()
-            print(json.dumps(asdict(analysis)) if arguments.json else path.read_text())
-            return 0
-        return _serve(advisor, poll_s=config.advisor.poll_s)
+            claims = [] if arguments.claims is None else read_json(arguments.claims)
+            return _show(advisor.advise(claims)[1], as_json=arguments.json)
+        return _serve(advisor, poll_s=config.advisor.poll_s, daily_at=config.advisor.daily_at)
     except CappuccinoError as error:
         print(f"advisor: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _serve(advisor: Advisor, *, poll_s: float) -> int:
-    """Look every `poll_s`; a job that raises ends the child, so that the supervisor and its reader see it."""
+def _show(report: Path | None, *, as_json: bool) -> int:
+    """Print the report's Markdown, or its record; where its page is goes to stderr."""
+    if report is None:
+        raise CappuccinoError("there is no report yet", hint="cappuccinoctl advise writes one")
+    print(report.with_suffix(".json" if as_json else ".md").read_text())
+    print(f"the same with figures: {report.with_suffix('.html')}", file=sys.stderr)
+    return 0
+
+
+def _serve(advisor: Advisor, *, poll_s: float, daily_at: str) -> int:
+    """Look every `poll_s`, and once a day at `daily_at` (hh:mm UTC) whatever the count.
+
+    A job that raises ends the child, so that the supervisor and its reader see it.
+    """
     stop, progress = StopRequest(), Progress.from_environment()
     looks, broken = 0, []
 
-    def look() -> None:
+    def look(write: Callable[[], bool] = advisor.advise_if_due) -> None:
         nonlocal looks
-        wrote = advisor.advise_if_due()
+        wrote = write()
         looks += 1
         progress.beat(done=looks, unit="looks", note="report written" if wrote else "nothing new")
 
@@ -55,6 +71,12 @@ def _serve(advisor: Advisor, *, poll_s: float) -> int:
     scheduler = BackgroundScheduler(timezone="UTC", executors={"default": {"type": "threadpool", "max_workers": 1}})
     # the defaults drop a job that is over a second late and run missed ones in a burst
     scheduler.add_job(look, "interval", seconds=poll_s, misfire_grace_time=None, coalesce=True, max_instances=1)
+    if daily_at:
+        hour, minute = daily_at.split(":")
+        scheduler.add_job(
+            look, "cron", args=[advisor.advise_if_new], hour=int(hour), minute=int(minute), misfire_grace_time=None,
+            coalesce=True, max_instances=1,
+        )  # fmt: skip
     scheduler.add_listener(listen, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
     look()
     scheduler.start()
@@ -72,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--name", default="advisor")
-    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--once", action="store_true", help="analyse now and print the report")
+    parser.add_argument("--last", action="store_true", help="print the newest report; analyse nothing")
+    parser.add_argument("--claims", type=Path, help="JSON list of another report's statements, to be checked (--once)")
     parser.add_argument("--json", action="store_true")
     return parser
 

@@ -1,67 +1,148 @@
-"""The advisor's hands: read the trials' plain records, analyse, write the report. On APScheduler's calendar."""
+"""The advisor's hands: read what the trials left, ask the trainer for its evidence, analyse, write the dated report."""
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from daemon.advisor.analysis import Analysis, Bounds, Trial, analyse
-from daemon.advisor.report import markdown, summary
+from daemon.advisor.analysis import Analysis, analyse
+from daemon.advisor.changes import changes
+from daemon.advisor.document import html, markdown
+from daemon.advisor.plots import figures
+from daemon.advisor.records import Bounds, Machine, Material, Trial
+from daemon.advisor.report import blocks, summary
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from features.files import read_json, write_atomic
+from features.errors import CappuccinoError
+from features.files import read_json, read_jsonl, write_atomic
+
+EVIDENCE_TIMEOUT_S = 300.0
+WEIGHED = 20  # newest trials whose files are measured
+Evidence = Mapping[str, Any] | None
+
+
+class EvidenceFailed(CappuccinoError):
+    """The trainer could not say what the returns show; its own words are in the message."""
+
+
+def ask_trainer(config: Path, state_dir: Path) -> Evidence:
+    """`python -m trainer evidence`: programs meet through argv and output, and one implementation judges."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "trainer",
+        "evidence",
+        "--config",
+        str(config),
+        "--state-dir",
+        str(state_dir),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=EVIDENCE_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise EvidenceFailed(f"the trainer gave no evidence within {EVIDENCE_TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        raise EvidenceFailed(f"the trainer gave no evidence: {done.stderr.strip()[-500:]}")
+    found: Evidence = json.loads(done.stdout)
+    return found
 
 
 class Advisor:
-    """Analyses one study whenever enough new trials have completed."""
+    """Analyses one study whenever enough new trials have completed. evidence: asks the trainer, once per analysis."""
 
-    def __init__(self, *, config: Config, state_dir: Path, clock: Clock, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, *, config: Config, state_dir: Path, clock: Clock, log: FilteringBoundLogger,
+        evidence: Callable[[], Evidence],
+    ) -> None:  # fmt: skip
         self._config, self._state_dir, self._clock, self._log = config, state_dir, clock, log
+        self._evidence = evidence
+        self._folder = state_dir / "advice"
+        self._trials_dir = state_dir / "trials" / config.study.name
+        self._ended: dict[str, dict[str, Any]] = {}
 
     def advise_if_due(self) -> bool:
         """Write a report if `advisor.every_trials` more trials have completed since the last one."""
-        latest = self._state_dir / "advice" / "latest.json"
-        analysed = read_json(latest)["n_complete"] if latest.exists() else 0
-        complete = sum(t.score is not None for t in self.trials())
-        if complete == 0 or complete - analysed < self._config.advisor.every_trials:
+        complete = sum(r.get("score") is not None for r in self._records())
+        if complete == 0 or complete - self._analysed() < self._config.advisor.every_trials:
             return False
         self.advise()
         return True
 
-    def advise(self) -> tuple[Analysis, Path]:
-        """Analyse now and write advice/<time>-n<trials>.md and .json, and latest.json."""
-        trials = self.trials()
-        analysis = analyse(trials, self._bounds(), np.random.default_rng(self._config.run.seed + len(trials)))
+    def advise_if_new(self) -> bool:
+        """Write the day's report, unless no trial has ended since the last one."""
+        previous = self._previous()
+        ended = len(self._records())
+        if ended == 0 or (previous is not None and previous["operations"]["ended"] == ended):
+            return False
+        self.advise()
+        return True
+
+    def advise(self, claims: Sequence[Mapping[str, Any]] = ()) -> tuple[Analysis, Path]:
+        """Analyse now; write advice/<time>-n<trials>.md, .html and .json, and latest.json. The path is the Markdown's."""
         now = self._clock.now_utc()
-        folder = self._state_dir / "advice"
-        stem = folder / f"{now:%Y%m%dT%H%M%SZ}-n{analysis.n_complete}"
-        text = markdown(analysis, study=self._config.study.name, at_utc=f"{now:%Y-%m-%d %H:%M} UTC")
-        record = {
-            **asdict(analysis),
-            "created_utc": now.isoformat(),
-            "summary": summary(analysis),
-            "study": self._config.study.name,
-        }
-        write_atomic(stem.with_suffix(".md"), text.encode())
-        write_atomic(stem.with_suffix(".json"), json.dumps(record).encode())
-        write_atomic(folder / "latest.json", json.dumps(record).encode())
+        material = self._material(now)
+        analysis = analyse(material, np.random.default_rng(self._config.run.seed + len(material.trials)), claims)
+        previous = self._previous()
+        record = {**asdict(analysis), "created_utc": now.isoformat(), "summary": summary(analysis)}
+        report = blocks(
+            analysis, changes=[] if previous is None else changes(previous, record),
+            previous_utc=None if previous is None else previous["at_utc"], drawings=figures(analysis, material),
+        )  # fmt: skip
+        stem = self._folder / f"{now:%Y%m%dT%H%M%SZ}-n{analysis.n_complete}"
+        stored = json.dumps(record, allow_nan=False).encode()
+        write_atomic(stem.with_suffix(".md"), markdown(report).encode())
+        write_atomic(stem.with_suffix(".html"), html(report, title=f"{analysis.study}, {analysis.at_utc}").encode())
+        write_atomic(stem.with_suffix(".json"), stored)
+        write_atomic(self._folder / "latest.json", stored)
         self._log.info("advisor.analysed", trials=analysis.n_complete, summary=record["summary"])
         return analysis, stem.with_suffix(".md")
 
-    def trials(self) -> list[Trial]:
-        """Every ended trial of the configured study, in order of number."""
-        records = [read_json(p) for p in (self._state_dir / "trials" / self._config.study.name).glob("*/trial.json")]
-        return sorted((_trial(r) for r in records if r["state"] != "RUNNING"), key=lambda t: t.number)
+    def _material(self, now: datetime) -> Material:
+        config, step_s = self._config, self._config.market.timeframe_s
+        records = self._records()
+        began = self._began_s()
+        judged = self._state_dir / "champion.json"
+        judgement = read_json(judged) if judged.exists() else None
+        unit = "hourly" if step_s == 3600 else f"{step_s} s"
+        return Material(
+            study=config.study.name, at_utc=f"{now:%Y-%m-%d %H:%M} UTC",
+            score_name=f"t-statistic of the {unit} log return in excess of 1/N daily, net of costs",
+            sampling_sd=1.0,
+            trials=tuple(_trial(r, began) for r in records), bounds=self._bounds(), machine=self._machine(now, records),
+            evidence=self._evidence(),
+            judgement=judgement if judgement is not None and judgement["study"] == config.study.name else None,
+        )  # fmt: skip
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Every ended trial's record in order of number; an ended one is read once."""
+        for path in self._trials_dir.glob("*/trial.json"):
+            if path.parent.name not in self._ended and (record := read_json(path))["state"] != "RUNNING":
+                self._ended[path.parent.name] = record
+        return sorted(self._ended.values(), key=lambda r: int(r["number"]))
+
+    def _began_s(self) -> dict[int, float]:
+        """When each trial was started, as the ledger has it."""
+        path = self._state_dir / "ledger.jsonl"
+        study = self._config.study.name
+        return {
+            r["number"]: datetime.fromisoformat(r["at_utc"]).timestamp()
+            for r in (read_jsonl(path) if path.exists() else [])
+            if r["event"] == "started" and r["study"] == study
+        }
 
     def _bounds(self) -> dict[str, Bounds]:
         """The searched ranges, as the trainer wrote them beside the trials."""
-        path = self._state_dir / "trials" / self._config.study.name / "space.json"
-        if not path.exists():
-            return {}
-        space: dict[str, dict[str, Any]] = read_json(path)
+        path = self._trials_dir / "space.json"
+        space: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
         return {
             name: Bounds(
                 low=p.get("low"), high=p.get("high"), log=p.get("log", False), choices=tuple(p.get("choices", ()))
@@ -69,9 +150,36 @@ class Advisor:
             for name, p in space.items()
         }
 
+    def _machine(self, now: datetime, records: Sequence[Mapping[str, Any]]) -> Machine:
+        cards = self._state_dir / "run" / "gpu.json"
+        recent = [r for r in records if r.get("score") is not None][-WEIGHED:]
+        held = [self._trials_dir / str(r["number"]) for r in recent]
+        held += [self._state_dir / "artifacts" / a for r in recent for a in r.get("fold_artifacts", ())]
+        size = sum(f.stat().st_size for folder in held for f in folder.glob("*"))
+        return Machine(
+            workers=self._config.study.workers, target=self._config.study.target_trials, now_s=now.timestamp(),
+            free_bytes=shutil.disk_usage(self._state_dir).free, floor_bytes=self._config.janitor.floor_free_bytes,
+            bytes_per_trial=size / len(recent) if recent else None,
+            gpus=tuple(read_json(cards)["gpus"]) if cards.exists() else (),
+        )  # fmt: skip
 
-def _trial(record: dict[str, Any]) -> Trial:
+    def _previous(self) -> dict[str, Any] | None:
+        latest = self._folder / "latest.json"
+        return read_json(latest) if latest.exists() else None
+
+    def _analysed(self) -> int:
+        previous = self._previous()
+        return 0 if previous is None or previous["study"] != self._config.study.name else int(previous["n_complete"])
+
+
+def newest(state_dir: Path) -> Path | None:
+    """The last report's Markdown, if one was ever written."""
+    return max((state_dir / "advice").glob("*.md"), default=None)
+
+
+def _trial(record: Mapping[str, Any], began_s: Mapping[int, float]) -> Trial:
     return Trial(
         number=record["number"], state=record["state"], score=record.get("score"),
         parameters=record.get("parameters", {}), seconds=record.get("seconds"), failure=record.get("failure"),
+        began_s=began_s.get(record["number"]),
     )  # fmt: skip

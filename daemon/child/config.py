@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -186,6 +187,7 @@ class GpuConfig:
 class AdvisorConfig:
     every_trials: int = 50
     poll_s: float = 30.0
+    daily_at: str = "06:00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +252,7 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
     config = Config(**sections)
     _check(config)
     _check_limits(config)
+    _check_daily(config)
     _check_order(config)
     return config
 
@@ -330,6 +333,11 @@ def _check(config: Config) -> None:
     _check_broker(config)
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_daily(config: Config) -> None:
+    if config.advisor.daily_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", config.advisor.daily_at):
+        raise ConfigurationError(f"advisor.daily_at is {config.advisor.daily_at!r}", hint='write hh:mm in UTC, or ""')
 
 
 def _check_limits(config: Config) -> None:

@@ -43,7 +43,10 @@ VERBS = {
     "positions": ("program", "what the paper account holds and what it paid"),
     "orders": ("program", "the newest paper orders and what became of them (--last N)"),
     "verify": ("program", "re-derive every paper decision, order and fill by the training path (--since UTC)"),
-    "report": ("program", "the paper account beside 1/N, Bitcoin and challengers (--html FILE draws the curves)"),
+    "report": (
+        "program",
+        "the paper account beside 1/N, Bitcoin and challengers (--html FILE draws the curves, --drift compares with a replay)",
+    ),
     "flatten": ("program", "sell everything on paper and stay out until `resume trading`"),
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "drill": ("program", "prove on a shadow account that the kill switch fires (drill kill-switch)"),

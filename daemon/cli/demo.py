@@ -27,7 +27,7 @@ SETTINGS = (
     "market.source=simulated", "simulation.world=planted", "simulation.seed=26", "simulation.bars=26616",
     "simulation.oracle_sharpe=10.0", "data.judge_start_utc=2022-10-01T00:00:00Z", "data.end_utc=2024-01-01T00:00:00Z",
     "data.n_folds=2", "data.holdout_share=0.25", "study.name=demo", "study.target_trials=8", "study.workers=2",
-    "study.train_steps=350000", "study.accounts=128", "study.sampler_startup_trials=4",
+    "study.train_steps=300000", "study.accounts=128", "study.sampler_startup_trials=4",
     "promotion.without_champion=equal_weight", "promotion.seeds=1", "promotion.ensemble_members=1",
     "paper.clock=replay", "paper.replay_start_utc=2024-01-01T00:00:00Z",
     "paper.replay_bars_per_s=30.0", "paper.start_without_champion=false", "advisor.every_trials=4",

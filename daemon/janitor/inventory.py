@@ -75,10 +75,10 @@ def _item(state_dir: Path, kind: Kind, name: Path, paths: Sequence[Path], now_s:
 
 
 def _documents(state_dir: Path, kind: Kind, folder: str, now_s: float) -> Iterator[Item]:
-    """One item per document, whatever its forms (.md, .txt, .json). `latest` is a pointer, not a document."""
+    """One item per document, whatever its forms (.md, .html, .txt, .json). `latest` is a pointer, not a document."""
     stems: dict[str, list[Path]] = {}
     for path in _entries(state_dir / folder):
-        if path.suffix in (".md", ".txt", ".json") and path.stem != "latest" and not path.name.startswith("."):
+        if path.suffix in (".md", ".html", ".txt", ".json") and path.stem != "latest" and not path.name.startswith("."):
             stems.setdefault(path.stem, []).append(path)
     for stem, paths in sorted(stems.items()):
         yield from _item(state_dir, kind, Path(folder) / stem, sorted(paths), now_s)

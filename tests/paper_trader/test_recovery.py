@@ -1,5 +1,6 @@
 """Whatever kills the trader, the account goes on as if nothing had happened."""
 
+import contextlib
 import os
 import signal
 import time
@@ -11,8 +12,10 @@ import pytest
 from desk import BARS, artifact, books, opened, promote, started, trader
 
 from features.errors import CappuccinoError
+from paper_trader import anchoring
 from paper_trader.journal import Journal
 from paper_trader.parity import verify
+from paper_trader.shadows import curves
 
 REPLAYED = BARS - 1200
 
@@ -60,6 +63,29 @@ def test_a_death_after_any_durable_step_changes_nothing(point: str, tmp_path: Pa
         break
     assert deaths >= (1 if point == "begun" else 2)
     assert dict(books(tmp_path)) == undisturbed
+
+
+def test_over_an_anchor_of_the_features_deaths_change_nothing_and_every_decision_is_derived_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features begin anew every 70 bars: trader, shadows and proof at the same ones, whenever they were started."""
+    monkeypatch.setattr(anchoring, "EVERY_BARS", 70)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for place in (whole, broken):
+        place.mkdir()
+    trader(opened(whole), whole).run()
+    config = opened(broken)
+    for at in (68, 0, 1, 69, 500):  # each life counts its own bars
+        with contextlib.suppress(Died):
+            trader(config, broken, crash_point=dying("bar settled", at=at)).run()
+    assert books(broken) == books(whole)
+    assert curves_of(broken) == curves_of(whole)
+    with contextlib.closing(Journal(whole / "paper" / "journal.db", read_only=True)) as journal:
+        assert verify(journal, whole / "artifacts").mismatches == ()
+
+
+def curves_of(state_dir: Path) -> list[list[float]]:
+    return [list(c.equity) for c in curves(state_dir / "paper" / "shadows.db")]
 
 
 def test_sigkill_of_the_real_process_at_random_moments_loses_no_order_and_doubles_none(

@@ -1,5 +1,6 @@
 """The risk guard: what it lets pass, what it sells, what it never does."""
 
+import contextlib
 import json
 from dataclasses import replace
 from decimal import Decimal
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from features.allocation import Limits as Caps
 from features.allocation import limit_weights
+from features.errors import DataError
 from features.ledger import Fill, Ledger
+from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.risk import Limits, Rule, State, View
 
@@ -99,6 +102,86 @@ def test_whatever_the_limits_and_the_past_what_is_guarded_stays_within_them(data
         assert done.target.sum() <= 1.0 - limits.min_cash_reserve + risk.WITHIN
         assert risk.state_from(json.loads(json.dumps(risk.state_record(done.state)))) == done.state
         state = done.state
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_limit_holds_on_any_path_of_an_account_that_trades(data: st.DataObject) -> None:
+    """Each limit said again in the plainest words, beside an account that does what the guard lets pass."""
+    some = st.one_of(st.just(0.0), st.floats(0.02, 0.3))
+    limits = Limits(
+        stop_loss=data.draw(some), trailing_stop=data.draw(some), take_profit=data.draw(some),
+        portfolio_trailing_stop=data.draw(some), daily_loss=data.draw(some), min_hold_bars=data.draw(st.integers(0, 4)),
+        cooldown_bars=data.draw(st.integers(0, 4)), max_orders_per_hour=data.draw(st.integers(0, 3)),
+    )  # fmt: skip
+    rng, rules = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), VenueRules.uniform("x", TICKERS)
+    close, book, orders = np.array([100.0, 10.0, 1.0]), account(10_000.0), ()
+    state = risk.opened(3, equity=10_000.0, close_time_s=NOON_S)
+    paid, best, bars, barred = [0.0] * 3, [0.0] * 3, [0] * 3, [0] * 3
+    day_open, day_lost, trail, rest = 10_000.0, False, 10_000.0, 0
+    for n in range(1, 40):
+        fills = affordable(book, [fill(t, float(q), float(close[TICKERS.index(t)])) for t, q in orders])
+        had = [float(q) for q in book.quantity]
+        close = close * np.exp(rng.normal(0, 0.06, 3))
+        book = book.book(fills).marked(close)
+        at_s = NOON_S + 3600 * n
+        now = replace(view(book, tuple(close), at_s=at_s), min_notional=rules.arrays(TICKERS)[1])
+        state = risk.settled(state, now, fills)
+        worth, held = now.equity, book.weights(close)
+        for i, t in enumerate(TICKERS):
+            bought = next((f for f in fills if f.ticker == t and f.quantity > 0), None)
+            if float(book.quantity[i]) * close[i] < now.min_notional[i]:
+                paid[i], bars[i] = 0.0, 0
+                continue
+            if bought is not None:
+                old = had[i] if paid[i] else 0.0
+                gained, price = float(bought.quantity), float(bought.price)
+                best[i] = max(best[i], price) if paid[i] else price
+                paid[i] = (paid[i] * old + price * gained) / (old + gained)
+            best[i], bars[i] = max(best[i], close[i]), bars[i] + 1
+        midnight = at_s % 86_400 < 3600
+        day_open, day_lost = (worth, False) if midnight else (day_open, day_lost)
+        trail, rest, barred = max(trail, worth), max(0, rest - 1), [max(0, b - 1) for b in barred]
+        ruling = risk.rule(limits, state, now, rng.dirichlet(np.ones(4))[:3], rules)
+        state, orders = ruling.state, ruling.orders
+        assert ruling.target is not None
+        day_lost |= bool(limits.daily_loss) and worth <= day_open * (1 - limits.daily_loss)
+        fell = bool(limits.portfolio_trailing_stop) and worth <= trail * (1 - limits.portfolio_trailing_stop)
+        first = {e.rule for e in ruling.events} & {Rule.DAILY_LOSS}  # the day's loss speaks alone
+        if fell and not first:
+            trail, rest = (worth, limits.cooldown_bars) if Rule.PORTFOLIO_STOP in fired_in(ruling) else (trail, rest)
+        if day_lost or rest or fell:
+            assert ruling.target == (0.0, 0.0, 0.0)
+        else:
+            for i in range(3):
+                stopped = bool(paid[i]) and (
+                    (limits.stop_loss > 0 and close[i] / paid[i] - 1 <= -limits.stop_loss)
+                    or (limits.trailing_stop > 0 and close[i] <= best[i] * (1 - limits.trailing_stop))
+                    or (limits.take_profit > 0 and close[i] / paid[i] - 1 >= limits.take_profit)
+                )
+                if stopped:
+                    barred[i] = limits.cooldown_bars
+                    assert ruling.target[i] == 0.0
+                elif barred[i]:
+                    assert ruling.target[i] <= held[i]
+                elif paid[i] and bars[i] < limits.min_hold_bars and Rule.CAPS not in fired_in(ruling):
+                    assert ruling.target[i] >= held[i] - risk.WITHIN
+        if limits.max_orders_per_hour and any(q > 0 for _, q in orders):
+            assert len(orders) <= limits.max_orders_per_hour
+
+
+def affordable(book: Ledger, fills: list[Fill]) -> list[Fill]:
+    """Sales first, then the purchases that there is cash for."""
+    done: list[Fill] = []
+    for one in sorted(fills, key=lambda f: f.quantity > 0):
+        with contextlib.suppress(DataError):
+            book.book([*done, one])
+            done.append(one)
+    return done
+
+
+def fired_in(ruling: risk.Ruling) -> set[Rule]:
+    return {e.rule for e in ruling.events}
 
 
 @pytest.mark.parametrize(
