@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -239,9 +240,22 @@ def import_study(config: Config, arguments: argparse.Namespace) -> int:  # noqa:
     return 0
 
 
+def bench(config: Config, arguments: argparse.Namespace) -> int:
+    """How fast this machine is with this configuration: environment, training, decisions; about a minute."""
+    import torch
+
+    from trainer.bench import measure
+
+    torch.set_num_threads(config.daemon.torch_threads)
+    measured = measure(config, SystemClock(), say=lambda what: print(f"bench: {what}", file=sys.stderr, flush=True))
+    print(json.dumps(measured.to_dict()) if arguments.json else measured.text())
+    return 0
+
+
 VERBS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
     "judge": validate, "evidence": evidence, "trials": trials, "show": show, "export": export, "promote": promote,
     "demote": demote, "rollback": rollback, "backtest": backtest, "focus": focus, "import-study": import_study,
+    "bench": bench,
 }  # fmt: skip
 
 

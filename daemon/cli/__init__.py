@@ -38,6 +38,7 @@ VERBS = {
     "rollback": ("program", "back to the champion before"),
     "focus": ("program", "the overlay of a study around the best trials, or of one --trial again"),
     "import-study": ("program", "read an Optuna DATABASE of another system, for `trials` and `advise`"),
+    "bench": ("program", "how fast this machine trains and decides, and trials an hour; about a minute"),
     "paper": ("program", "the paper account: state, equity, latency, who trades beside it"),
     "positions": ("program", "what the paper account holds and what it paid"),
     "orders": ("program", "the newest paper orders and what became of them (--last N)"),

@@ -22,6 +22,7 @@ _COMMANDS = {
     "rollback": ("trainer", "rollback"),
     "focus": ("trainer", "focus"),
     "import-study": ("trainer", "import-study"),
+    "bench": ("trainer", "bench"),
     **{verb: ("paper_trader", verb) for verb in _PAPER},
     "advise": ("daemon.advisor", "--once"),
     "notify": ("daemon.notifier", "--test"),
