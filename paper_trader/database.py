@@ -30,7 +30,10 @@ def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> s
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {schema}")
     elif version != schema:
-        raise DataError(f"{path} has schema {version}, this program writes {schema}")
+        raise DataError(
+            f"{path} has schema {version}, this program writes {schema}",
+            hint=f"move {path.parent} away and the paper account begins anew, or go back to the version that wrote it",
+        )
     return connection
 
 

@@ -26,7 +26,7 @@ from paper_trader.anchoring import Anchors
 from paper_trader.bar_log import decoded, encoded, linked
 from paper_trader.database import open_database, transaction
 
-SCHEMA = 2
+SCHEMA = 3
 STATES = ("INTENT", "UNKNOWN", "ACKED", "REJECTED", "ABANDONED", "CLOSED")  # see paper_trader.orders
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
