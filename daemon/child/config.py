@@ -365,7 +365,7 @@ def _check_broker(config: Config) -> None:
         )
     if broker == "ccxt" and (market.source, market.exchange) != ("ccxt", "binance"):
         raise ConfigurationError(
-            "paper.broker ccxt trades on binance's sandbox alone: other venues are not told by a client's order id",
+            "paper.broker ccxt trades on binance's sandbox alone: how an order is found again differs with every venue",
             hint='set market.source = "ccxt" and market.exchange = "binance"',
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from daemon import control
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.credentials import ALPACA, credential
+from daemon.child.credentials import ALPACA, BINANCE, credential
 from daemon.child.market import Waiting, open_market
 from daemon.doctor import judge
 from daemon.doctor.finding import Finding, ok
@@ -21,6 +21,7 @@ from features.sources.errors import MarketUnavailable
 
 PATIENCE_S = 10.0  # with the venue: a person waits for this answer
 _SOURCE_NEEDS = {"alpaca": ALPACA}
+_BROKER_NEEDS = {"alpaca": ALPACA, "ccxt": BINANCE}
 
 
 def service(config: Config, state_dir: Path) -> Iterator[Finding]:
@@ -65,6 +66,8 @@ def secrets(config: Config) -> Iterator[Finding]:
     needed: list[tuple[str, tuple[str, ...]]] = []
     for name in _SOURCE_NEEDS.get(config.market.source, ()):
         needed.append((f"market.source = {config.market.source}", (name,)))
+    for name in _BROKER_NEEDS.get(config.paper.broker, ()):
+        needed.append((f"paper.broker = {config.paper.broker}", (name,)))
     if config.notify.enabled:
         needed.append(("notify.enabled", (URLS, PING)))
     present = set()
