@@ -160,17 +160,25 @@ def _fill(ledger: Ledger, filled: Filled, i: int, bar: Bars, costs: Costs, rules
     all_held = ledger.quantity[i].copy_negate()
     quantity = max(_in_lots(float(filled.quantity[i]), rules.rule(ticker).lot_decimal), all_held)
     price = Decimal(repr(float(filled.price[i])))
-    fee = Decimal(repr(costs.fee))
     in_base = costs.fee_in == "received" and quantity > 0
-    with localcontext(EXACT):
-        notional = abs(quantity) * price
-        # rounded up, but never more than is received: a sale of dust costs no cash, a buy of dust no coins
-        fee_quote = min(notional, (notional * fee).quantize(QUOTE_UNIT, rounding=ROUND_UP))
-        fee_base = min(quantity, (quantity * fee).quantize(BASE_UNIT, rounding=ROUND_UP))
+    fee_quote, fee_base = fees(quantity, price, rate=Decimal(repr(costs.fee)), in_base=in_base)
     return Fill(
-        ticker=ticker, close_time_s=bar.last_close_s, quantity=quantity, price=price,
-        fee_quote=Decimal(0) if in_base else fee_quote, fee_base=fee_base if in_base else Decimal(0),
+        ticker=ticker, close_time_s=bar.last_close_s, quantity=quantity, price=price, fee_quote=fee_quote,
+        fee_base=fee_base,
     )  # fmt: skip
+
+
+def fees(quantity: Decimal, price: Decimal, *, rate: Decimal, in_base: bool) -> tuple[Decimal, Decimal]:
+    """(fee in quote currency, fee in base units) of one trade; rate: fraction of what is traded.
+
+    Rounded up, but never more than is received: a sale of dust costs no cash, a buy of dust no coins.
+    """
+    with localcontext(EXACT):
+        coins = abs(quantity)
+        if in_base:
+            return Decimal(0), min(coins, (coins * rate).quantize(BASE_UNIT, rounding=ROUND_UP))
+        notional = coins * price
+        return min(notional, (notional * rate).quantize(QUOTE_UNIT, rounding=ROUND_UP)), Decimal(0)
 
 
 def _in_lots(quantity: float, lot: Decimal) -> Decimal:

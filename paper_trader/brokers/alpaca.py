@@ -9,7 +9,7 @@ received and is not part of the fill: it is computed from the schedule, and the 
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_UP, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from alpaca.common.exceptions import APIError
 
 from features.bars import Bars, utc_text
 from features.errors import ConfigurationError
-from features.ledger import BASE_UNIT, QUOTE_UNIT, Fill
+from features.ledger import BASE_UNIT, Fill, fees
 from features.sources.alpaca_client import PARSING, open_trading_client
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
@@ -184,14 +184,13 @@ class AlpacaBroker:
             self._ids[order_id] = self._client.get(f"/orders/{order_id}")["client_order_id"]
         quantity, price = _number(fill["qty"]), _number(fill["price"])
         bought = fill["side"] == "buy"
-        coins, cash = quantity * self._fee, quantity * price * self._fee
+        fee_quote, fee_base = fees(quantity, price, rate=self._fee, in_base=bought)
         return Execution(
             execution_id=fill["id"], client_order_id=self._ids[order_id],
             fill=Fill(
                 ticker=self._tickers[fill["symbol"]], quantity=quantity if bought else -quantity, price=price,
                 close_time_s=int(datetime.fromisoformat(fill["transaction_time"]).timestamp()),
-                fee_base=coins.quantize(BASE_UNIT, rounding=ROUND_UP) if bought else Decimal(0),
-                fee_quote=Decimal(0) if bought else cash.quantize(QUOTE_UNIT, rounding=ROUND_UP),
+                fee_quote=fee_quote, fee_base=fee_base,
             ),
         )  # fmt: skip
 
