@@ -38,7 +38,7 @@ def fill_trades(
     wanted = xp.where(tradable, xp.maximum(delta, -quantity), zero)
     if max_volume_share > 0.0:
         ceiling = max_volume_share * volume
-        wanted = to_lots(xp.clip(wanted, -ceiling, ceiling), lot)
+        wanted = to_lots(wanted.clip(-ceiling, ceiling), lot)
     price = open_price * (1.0 + xp.sign(wanted) * price_impact)
     sold = xp.minimum(wanted, zero)
     proceeds = xp.sum(-sold * price * (1.0 - fee), axis=-1)
@@ -46,7 +46,7 @@ def fill_trades(
     fee_on_top = 0.0 if fee_in_received else fee
     need = xp.sum(bought * price * (1.0 + fee_on_top), axis=-1)
     unspent = 8.0 * (delta.shape[-1] + 1) * float(xp.finfo(delta.dtype).eps)
-    have = xp.clip((cash + proceeds) * (1.0 - unspent), 0.0, None)
+    have = ((cash + proceeds) * (1.0 - unspent)).clip(0.0, None)
     short = need > have
     share = xp.where(short, have / xp.where(need > 0, need, xp.ones_like(need)), xp.ones_like(need))
     bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)

@@ -34,7 +34,10 @@ PolicyKind = Literal["per_asset", "mlp", "constant"]
 
 
 class Actor(Protocol):
-    """Deterministic policy: observation (size,) float32 → raw output (action_size,) float64."""
+    """Deterministic policy: observation (..., size) float32 → raw output (..., action_size) float64.
+
+    Each of several observations gets bit for bit what it gets alone.
+    """
 
     def act(self, observation: F32) -> NDArray[np.float64]: ...
 
@@ -85,25 +88,25 @@ class PerAssetActor(_Network):
 
     def act(self, observation: F32) -> NDArray[np.float64]:
         asset, shared, held, account = self._layout.split(observation)
-        n = self._layout.n_assets
-        everyone = np.ones((n, 1), dtype=np.float32)
-        encoded = self._layer("asset_encoder", np.concatenate([asset, everyone * shared], axis=1))
-        pooled = everyone * encoded.mean(axis=0, dtype=np.float32)
-        market = self._layer("market_encoder", np.concatenate([encoded, pooled], axis=1))
-        headed = self._layer("asset_head", np.concatenate([market, held[:, None], everyone * account], axis=1))
+        everyone = np.ones((self._layout.n_assets, 1), dtype=np.float32)
+        encoded = self._layer("asset_encoder", _join(asset, everyone * shared[..., None, :]))
+        pooled = everyone * encoded.mean(axis=-2, keepdims=True, dtype=np.float32)
+        market = self._layer("market_encoder", _join(encoded, pooled))
+        headed = self._layer("asset_head", _join(market, held[..., None], everyone * account[..., None, :]))
         logits = self._linear("asset_logit", headed)
-        centre = market.mean(axis=0, dtype=np.float32)
-        cash = self._layer("cash_head", np.concatenate([centre, account])[None])
+        centre = market.mean(axis=-2, keepdims=True, dtype=np.float32)
+        cash = self._layer("cash_head", _join(centre, account[..., None, :]))
         tail = self._linear("cash_out", cash)
-        return np.concatenate([logits[:, 0], tail[0]]).astype(np.float64)
+        return _join(logits[..., 0], tail[..., 0, :]).astype(np.float64)
 
 
 class MlpActor(_Network):
     """Two hidden layers over the whole observation."""
 
     def act(self, observation: F32) -> NDArray[np.float64]:
-        hidden = self._layer("hidden_2", self._layer("hidden_1", observation[None]))
-        raw: NDArray[np.float64] = self._linear("out", hidden)[0].astype(np.float64)
+        # a product per observation: of several rows at once it may round otherwise
+        hidden = self._layer("hidden_2", self._layer("hidden_1", observation[..., None, :]))
+        raw: NDArray[np.float64] = self._linear("out", hidden)[..., 0, :].astype(np.float64)
         return raw
 
 
@@ -113,8 +116,12 @@ class ConstantActor:
     def __init__(self, weights: Weights) -> None:
         self._raw = weights["raw"].astype(np.float64)
 
-    def act(self, observation: F32) -> NDArray[np.float64]:  # noqa: ARG002  the protocol's argument
-        return self._raw
+    def act(self, observation: F32) -> NDArray[np.float64]:
+        return np.broadcast_to(self._raw, (*observation.shape[:-1], len(self._raw)))
+
+
+def _join(*parts: F32) -> F32:
+    return np.concatenate(parts, axis=-1)
 
 
 def constant_raw(asset_weights: NDArray[np.float64]) -> F32:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from features.allocation import target_weights
 from features.artifact import PolicyArtifact
 from features.errors import DataError
-from features.ledger import Ledger
+from features.ledger import Ledger, observed
 from features.observation import market_block
 from features.pipeline import FeatureRows
 
@@ -48,18 +49,28 @@ class Decider:
         self, *, market: NDArray[np.float32], ledger: Ledger, close: NDArray[np.float64], close_time_s: int
     ) -> Decision:
         """market: (market_size,) float32; close: (N,) of the bar just closed. NaN raises DataError."""
-        observation = np.concatenate([market, ledger.observed(close)])
-        raws = [actor.act(observation) for actor, _ in self._actors]
-        held = ledger.weights(close)
+        return self.decide_each(market=market, ledgers=(ledger,), close=close, close_time_s=close_time_s)[0]
+
+    def decide_each(
+        self, *, market: NDArray[np.float32], ledgers: Sequence[Ledger], close: NDArray[np.float64], close_time_s: int
+    ) -> tuple[Decision, ...]:
+        """`decide` for each of several accounts on one bar, bit for bit, at little more than the price of one."""
+        shown = np.broadcast_to(market, (len(ledgers), len(market)))
+        observation = np.concatenate([shown, observed(ledgers, close)], axis=1)
+        held = np.array([each.weights(close) for each in ledgers])
+        with np.errstate(
+            invalid="ignore"
+        ):  # BLAS may add up what lies beside a matrix; what is not finite is refused below
+            raws = [actor.act(observation) for actor, _ in self._actors]
         targets = [target_weights(raw, held, limits) for raw, (_, limits) in zip(raws, self._actors, strict=True)]
-        raw, target = np.concatenate(raws), np.mean(targets, axis=0)
+        raw, target = np.concatenate(raws, axis=1), np.mean(targets, axis=0)
         if not (np.isfinite(raw).all() and np.isfinite(target).all()):
             raise DataError(f"the policy's output at {close_time_s} is not finite", hint="retrain; do not trade it")
-        return Decision(
-            close_time_s=close_time_s,
-            observation=observation.tobytes(),
-            raw=tuple(map(float, raw)),
-            target=tuple(map(float, target)),
+        return tuple(
+            Decision(
+                close_time_s=close_time_s, observation=o.tobytes(), raw=tuple(r.tolist()), target=tuple(t.tolist())
+            )
+            for o, r, t in zip(observation, raw, target, strict=True)
         )
 
 

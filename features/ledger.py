@@ -110,11 +110,19 @@ class Ledger:
 
     def observed(self, close: NDArray[np.float64]) -> NDArray[np.float32]:
         """The account half of the observation, (N + 3,) float32."""
-        block: NDArray[np.float32] = account_block(
-            cash=self.cash_array(), quantity=self.quantity_array(), price=close,
-            peak=np.array(float(self.peak)), bars_since_trade=np.array(float(self.bars_since_trade)),
-        )  # fmt: skip
-        return block
+        seen: NDArray[np.float32] = observed((self,), close)[0]
+        return seen
+
+
+def observed(ledgers: Sequence[Ledger], close: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(B, N + 3): the account half of the observation of several accounts at one close (N,)."""
+    block: NDArray[np.float32] = account_block(
+        cash=np.array([float(each.cash) for each in ledgers]),
+        quantity=np.array([each.quantity_array() for each in ledgers]), price=close,
+        peak=np.array([float(each.peak) for each in ledgers]),
+        bars_since_trade=np.array([float(each.bars_since_trade) for each in ledgers]),
+    )  # fmt: skip
+    return block
 
 
 def plan_orders(

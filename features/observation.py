@@ -80,6 +80,6 @@ def account_block(*, cash: Any, quantity: Any, price: Any, peak: Any, bars_since
     value = quantity * price
     equity = cash + xp.sum(value, axis=-1)
     drawdown = 1.0 - equity / xp.maximum(peak, equity)
-    since = xp.log1p(xp.clip(bars_since_trade, 0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
+    since = xp.log1p(bars_since_trade.clip(0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
     account = xp.stack([cash / equity, drawdown, since], axis=-1)
     return xp.astype(xp.concat([value / equity[..., None], account], axis=-1), xp.float32)

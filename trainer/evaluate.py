@@ -69,44 +69,67 @@ def run_targets(name: str, target: Target, bars: Bars, window: range, arena: Are
 
     The first decision falls on window.start; the last bar only marks. Raises DataError when equity is not finite.
     """
-    ledger = Ledger.opened(bars.tickers, arena.initial_cash)
-    equity, cash_weight, n_fills = [arena.initial_cash], [], 0
+    account = _Account(name, bars, arena)
     for k in range(window.start, window.stop - 1):
-        wanted = target(k, ledger)
-        orders = () if wanted is None else plan_orders(ledger, wanted, bars.close[k], arena.rules)
-        fills = simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), arena.costs, arena.rules) if orders else ()
-        ledger, exact = (ledger.book(fills) if fills else ledger).valued(bars.close[k + 1])
-        worth = float(exact)
-        if not np.isfinite(worth) or worth <= 0.0:
-            raise DataError(f"{name}: equity is {worth} at bar {k + 1}")
-        equity.append(worth)
-        cash_weight.append(float(ledger.cash) / worth)
-        n_fills += len(fills)
-    path = np.array(equity)
-    return Run(
-        name=name, returns=path[1:] / path[:-1] - 1.0, equity=path, cash_weight=np.array(cash_weight),
-        turnover=float(ledger.turnover) / float(path.mean()), fees=float(ledger.fees) / arena.initial_cash,
-        n_fills=n_fills,
-    )  # fmt: skip
+        account.trade(k, target(k, account.ledger))
+    return account.run()
 
 
 def run_policy(name: str, artifact: PolicyArtifact, bars: Bars, rows: FeatureRows, window: range, arena: Arena) -> Run:
     """Trade an artifact's policy; `rows` are `compute(bars, artifact.spec)` and `arena.limits` are the artifact's."""
+    return run_policy_in_each(name, artifact, bars, rows, window, (arena,))[0]
+
+
+def run_policy_in_each(
+    name: str, artifact: PolicyArtifact, bars: Bars, rows: FeatureRows, window: range, arenas: Sequence[Arena]
+) -> tuple[Run, ...]:
+    """`run_policy` in several arenas, bar by bar together: the same runs, in less time than one after the other."""
     first = window.start - artifact.spec.warmup_bars - artifact.spec.stack_bars + 1
     if first < 0:
         raise DataError(f"{name}: the window begins before the features are warm")
     blocks = market_blocks(artifact, rows.slice(first, window.stop - artifact.spec.warmup_bars))
-    decider, decisions = Decider(artifact), []
+    decider = Decider(artifact)
+    accounts = [_Account(name, bars, arena) for arena in arenas]
+    decisions = []
+    for k in range(window.start, window.stop - 1):
+        decided = decider.decide_each(
+            market=blocks[k - window.start], ledgers=[a.ledger for a in accounts], close=bars.close[k],
+            close_time_s=int(bars.close_time_s[k]),
+        )  # fmt: skip
+        for account, decision in zip(accounts, decided, strict=True):
+            account.trade(k, np.array(decision.target))
+        decisions.append(decided)
+    return tuple(a.run(tuple(own)) for a, own in zip(accounts, zip(*decisions, strict=True), strict=True))
 
-    def target(k: int, ledger: Ledger) -> Float:
-        decision = decider.decide(
-            market=blocks[k - window.start], ledger=ledger, close=bars.close[k], close_time_s=int(bars.close_time_s[k])
-        )
-        decisions.append(decision)
-        return np.array(decision.target)
 
-    run = run_targets(name, target, bars, window, arena)
-    return Run(**{f: getattr(run, f) for f in Run.__dataclass_fields__ if f != "decisions"}, decisions=tuple(decisions))
+class _Account:
+    """One account on its way through the bars."""
+
+    def __init__(self, name: str, bars: Bars, arena: Arena) -> None:
+        self._name, self._bars, self._arena = name, bars, arena
+        self.ledger = Ledger.opened(bars.tickers, arena.initial_cash)
+        self._equity, self._cash_weight, self._n_fills = [arena.initial_cash], list[float](), 0
+
+    def trade(self, k: int, wanted: Float | None) -> None:
+        """From the close of bar k, at which `wanted` was decided, to the next one."""
+        bars, arena, ledger = self._bars, self._arena, self.ledger
+        orders = () if wanted is None else plan_orders(ledger, wanted, bars.close[k], arena.rules)
+        fills = simulate_fills(ledger, orders, bars.slice(k + 1, k + 2), arena.costs, arena.rules) if orders else ()
+        self.ledger, exact = (ledger.book(fills) if fills else ledger).valued(bars.close[k + 1])
+        worth = float(exact)
+        if not np.isfinite(worth) or worth <= 0.0:
+            raise DataError(f"{self._name}: equity is {worth} at bar {k + 1}")
+        self._equity.append(worth)
+        self._cash_weight.append(float(self.ledger.cash) / worth)
+        self._n_fills += len(fills)
+
+    def run(self, decisions: tuple[Decision, ...] = ()) -> Run:
+        path = np.array(self._equity)
+        return Run(
+            name=self._name, returns=path[1:] / path[:-1] - 1.0, equity=path, cash_weight=np.array(self._cash_weight),
+            turnover=float(self.ledger.turnover) / float(path.mean()),
+            fees=float(self.ledger.fees) / self._arena.initial_cash, n_fills=self._n_fills, decisions=decisions,
+        )  # fmt: skip
 
 
 def pooled(name: str, runs: Sequence[Run]) -> Run:

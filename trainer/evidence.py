@@ -19,7 +19,7 @@ from features.files import read_json
 from trainer.baselines import run_baselines
 from trainer.candidates import Candidate, Replicate
 from trainer.dataset import Dataset
-from trainer.evaluate import Arena, Run, pooled, run_policy
+from trainer.evaluate import Arena, Run, pooled, run_policy_in_each
 from trainer.gates import STRESS_FEES_BPS
 from trainer.pieces import Piece, work_off
 from trainer.splits import Fold
@@ -139,14 +139,12 @@ class Gatherer:
         name = policy.artifact_id
 
         def make() -> bytes:
-            runs = {}
-            for fee in self.fees_bps:
-                self._beat(f"judging {name[:12]} at {fee:g} bp, fold {fold + 1}")
-                runs[f"{fee:g}"] = run_policy(
-                    name[:12], policy, self._dataset.bars, self._dataset.rows, self._dataset.folds[fold].validate,
-                    self._arena.at_fee(fee),
-                )  # fmt: skip
-            return _packed(runs)
+            self._beat(f"judging {name[:12]} at every fee, fold {fold + 1}")
+            runs = run_policy_in_each(
+                name[:12], policy, self._dataset.bars, self._dataset.rows, self._dataset.folds[fold].validate,
+                [self._arena.at_fee(fee) for fee in self.fees_bps],
+            )  # fmt: skip
+            return _packed({f"{fee:g}": run for fee, run in zip(self.fees_bps, runs, strict=True)})
 
         return Piece(path=self._folder / f"{name}-{fold}.npz", make=make)
 

@@ -1,11 +1,12 @@
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from world import random_bars
 
-from features.actor import PolicyKind, constant_raw, weight_shapes
+from features.actor import PolicyKind, build_actor, constant_raw, weight_shapes
 from features.allocation import Limits
 from features.artifact import MANIFEST, WEIGHTS, PolicyArtifact, ensemble
 from features.costs import Costs
@@ -104,6 +105,39 @@ def test_decisions_on_the_stream_equal_decisions_on_the_batch(stack_bars: int) -
         assert decider.decide(market=market, **known) == decider.decide(market=again, **known)  # type: ignore[arg-type]
         compared += 1
     assert compared == 100 - stack_bars + 1
+
+
+@pytest.mark.parametrize("kind", ["per_asset", "mlp", "constant"])
+@pytest.mark.parametrize("width", [1, 33])
+def test_an_actor_says_of_each_of_several_observations_what_it_says_of_it_alone(kind: PolicyKind, width: int) -> None:
+    """Bit for bit, beyond the eight numbers that numpy adds up in another way: the judge's fees share their bars."""
+    layout, rng = Layout(n_assets=19, n_asset_features=12, n_shared_features=4), np.random.default_rng(width)
+    weights = {
+        n: rng.normal(0, 0.3, shape).astype(np.float32) for n, shape in weight_shapes(kind, layout, width).items()
+    }
+    actor = build_actor(kind, layout, width, weights)
+    for several in (1, 4, 9):
+        seen = rng.normal(size=(several, layout.size)).astype(np.float32)
+        assert [row.tobytes() for row in actor.act(seen)] == [actor.act(row).tobytes() for row in seen]
+
+
+def test_accounts_on_one_bar_decide_as_each_would_alone() -> None:
+    accounts = [
+        Ledger.opened(BARS.tickers, 10_000.0),
+        replace(Ledger.opened(BARS.tickers, 7.0), quantity=(Decimal("0.3"), Decimal(0), Decimal("1.25"))),
+        replace(
+            Ledger.opened(BARS.tickers, 0.1), quantity=(Decimal(0), Decimal(5), Decimal("2e-8")), bars_since_trade=9
+        ),
+    ]
+    policy = ensemble([artifact(seed=0), artifact(seed=1)], training={})
+    known = {
+        "market": market_blocks(policy, compute(BARS, policy.spec))[-1],
+        "close": BARS.close[-1],
+        "close_time_s": 1,
+    }
+    together = Decider(policy).decide_each(ledgers=accounts, **known)  # type: ignore[arg-type]
+    assert together == tuple(Decider(policy).decide(ledger=a, **known) for a in accounts)  # type: ignore[arg-type]
+    assert len({d.target for d in together}) == 3
 
 
 def test_a_constant_policy_aims_at_its_portfolio() -> None:
