@@ -51,7 +51,8 @@ class SharedStudy:
     ) -> None:  # fmt: skip
         """`first`: the searched values that a new study tries before any other. parent: the study that it narrows.
 
-        `recovered` is called with number and record of a trial that ended but whose worker was killed before it could say so.
+        `recovered` is called, perhaps more than once, with number and record of a trial that ended without its worker's
+        having said so everywhere: handed back, killed, or killed while it said so.
         """
         self._recovered = recovered
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
@@ -91,8 +92,8 @@ class SharedStudy:
     def finish(self, trial: optuna.Trial, *, score: float | None, failure: str | None, seconds: float) -> None:
         """Tell the result: a finite score, or a failure category. A pruned trial has both: the score of its folds so far."""
         trial.set_user_attr("seconds", seconds)
-        self._tell(trial, score=score, failure=failure)
         self._drop_checkpoints(self.study.get_trials(deepcopy=False)[trial.number])
+        self._tell(trial, score=score, failure=failure)
 
     def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
         """A stop was asked for: the trial fails as `stopped` and its parameters wait for the next worker."""
@@ -102,11 +103,14 @@ class SharedStudy:
     def retry_smaller(self, trial: optuna.Trial, chosen: Hyperparameters) -> bool:
         """Once: `chosen` waits for the next worker in place of what did not fit into memory. As a trial of its own,
 
-        since a score belongs to the parameters that made it. False when this trial was such a retry already.
+        since a score belongs to the parameters that made it. False when this trial was such a retry already, or has one.
         """
-        if trial.user_attrs.get("smaller_than") is not None:
+        first = trial.user_attrs.get("first_number", trial.number)
+        if trial.user_attrs.get("smaller_than") is not None or any(
+            t.user_attrs.get("smaller_than") == first for t in self.study.get_trials(deepcopy=False)
+        ):
             return False
-        self.study.enqueue_trial(chosen.to_dict(), user_attrs={"smaller_than": trial.number})
+        self.study.enqueue_trial(chosen.to_dict(), user_attrs={"smaller_than": first})
         return True
 
     def progress(self) -> dict[str, int]:
@@ -153,8 +157,8 @@ class SharedStudy:
                 self._recovered(trial.number, record)
                 live = optuna.Trial(self.study, trial._trial_id)  # noqa: SLF001  no public way from number to a live trial
                 live.set_user_attr("seconds", record["seconds"])
-                self._tell(live, score=record.get("objective"), failure=record["failure"])
                 self._drop_checkpoints(trial)
+                self._tell(live, score=record.get("objective"), failure=record["failure"])
 
     def _requeue(self, number: int, failure: str, *, seconds: float) -> None:
         """In an order in which being killed at any point loses no parameters and tries none twice."""
@@ -164,19 +168,23 @@ class SharedStudy:
         retries = frozen.user_attrs.get("retries", 0) + (failure == "killed")
         again = retries <= MAX_RETRIES
         if again and not any(t.user_attrs.get("retry_of") == number for t in trials):
+            marks = {k: v for k, v in frozen.user_attrs.items() if k == "smaller_than"}
             self.study.enqueue_trial(
-                frozen.params,
-                user_attrs={"retries": retries, "first_number": first_number(frozen), "retry_of": number},
+                # killed before it had drawn all that waited for it, it still waits
+                frozen.system_attrs.get("fixed_params", {}) | frozen.params,
+                user_attrs={"retries": retries, "first_number": first_number(frozen), "retry_of": number, **marks},
             )
         mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure)
+        self._recovered(number, {"failure": failure})
         live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
         for key, value in {"failure": failure, "seconds": seconds, "requeued": again}.items():
             live.set_user_attr(key, value)
-        self.study.tell(number, state=TrialState.FAIL)
         if not again:
             self._drop_checkpoints(frozen)
+        self.study.tell(number, state=TrialState.FAIL)
 
     def _drop_checkpoints(self, trial: FrozenTrial) -> None:
+        """Before the trial is told: of a told one nobody thinks again."""
         shutil.rmtree(checkpoints(self._state_dir, self._name, first_number(trial)), ignore_errors=True)
 
     @contextlib.contextmanager

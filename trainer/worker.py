@@ -270,21 +270,23 @@ class Worker:
             facts |= {"folds_run": result.seen.folds, "p_no_worse": result.seen.p_no_worse}
         state = "COMPLETE" if failure is None else "PRUNED" if failure == "pruned" else "FAIL"
         self._durably(lambda: mark_trial(self.state_dir, study, number, state=state, **facts))
-        self._ended(number, facts)
+        self._durably(lambda: self._ended(number, facts))
 
     def _ended(self, number: int, record: Mapping[str, Any]) -> None:
         """A pruned trial has no score, but its Sharpe ratio counts among those that were tried."""
-        self._durably(lambda: self.ledger.ended(
-            study=self.config.study.name, number=number, score=record.get("score"), sharpe=record.get("sharpe"),
+        self.ledger.ended(
+            study=self.config.study.name,
+            number=number,
+            score=record.get("score"),
+            sharpe=record.get("sharpe"),
             failure=record["failure"],
-        ))  # fmt: skip
+        )
 
     def _recovered(self, number: int, record: Mapping[str, Any]) -> None:
-        """Its worker was killed after the record was written: the ledger may lack the end."""
-        study = self.config.study.name
-        if not any(
-            r["event"] == "ended" and (r["study"], r["number"]) == (study, number) for r in self.ledger.records()
-        ):
+        """Whoever ended the trial was killed over it, or it was not its worker: every start in the ledger gets one end."""
+        mine = (self.config.study.name, number)
+        events = [r["event"] for r in self.ledger.records() if (r.get("study"), r.get("number")) == mine]
+        if "started" in events and "ended" not in events:
             self._ended(number, record)
 
     def _fixed_baseline(self) -> list[Run]:

@@ -105,3 +105,15 @@ def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> No
     assert opened(tmp_path).judged() == 0
     opened(tmp_path).mark_judged(2)
     assert opened(tmp_path, "worker-1").judged() == 2
+
+
+def test_a_trial_killed_while_it_drew_still_has_what_waited_for_it(tmp_path: Path) -> None:
+    """A study's first trial is the known good one, also when its worker dies over the third parameter."""
+    asked = opened(tmp_path).next_trial()
+    assert asked is not None
+    for parameter in ROUTE.searched[:3]:
+        parameter.suggest(asked)
+    again = opened(tmp_path, "worker-1").next_trial()  # nobody holds the first one's lock
+    assert again is not None and first_number(again.study.get_trials()[again.number]) == 0
+    ROUTE.suggest(again)
+    assert again.params == ROUTE.first()

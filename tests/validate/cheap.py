@@ -1,7 +1,8 @@
 """A whole study whose trials cost tenths of a second: a linear policy by ridge regression instead of PPO.
 
 Everything that judges is the product's: ledger, returns on record, replicates on fresh seeds, exact accounts, gates,
-hold-out. What is cheap is a trial's training, and its score: a vectorised account without lots.
+hold-out. What is cheap is a trial's training, and its score: a vectorised account without lots, over cash. Over 1/N, as the
+product's studies score, the best of a market that loses to cash is certain to beat that market, and loses to cash as well.
 """
 
 import json
@@ -20,14 +21,14 @@ from daemon.child.config import Config
 from features.actor import weight_shapes
 from features.allocation import Limits, target_weights
 from features.artifact import PolicyArtifact
+from features.bars import Bars
 from features.files import write_atomic
 from features.observation import Layout
-from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena
 from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.promote import Judge
-from trainer.score import excess_t
+from trainer.score import SECONDS_PER_YEAR, excess_t
 from trainer.sharpe import sharpe
 from trainer.splits import Fold
 from trainer.study import trial_dir
@@ -73,6 +74,7 @@ class CheapStudy:
     def __init__(self, *, config: Config, state_dir: Path, dataset: Dataset) -> None:
         self.config, self.state_dir, self.dataset = config, state_dir, dataset
         self.arena = arena(config, state_dir)
+        self._cost = self.arena.costs.fee + self.arena.costs.price_impact
         self._moments = {f.train.stop: _Moments(dataset, f) for f in dataset.folds}
 
     def run(self, n_trials: int) -> Judgement:
@@ -84,6 +86,12 @@ class CheapStudy:
         judgement = judge.judge()
         assert judgement is not None
         return judgement
+
+    def oracle_sharpe(self, bars: Bars, raw: Float) -> float:
+        """Annual, over cash and after costs, from the first judging bar to the end. raw: (T, N + 2) for all of `bars`."""
+        first = self.dataset.roles.judge_start
+        returns = account(raw[first:, None], bars.close[first:], self.arena.limits, self._cost)[:, 0]
+        return float(sharpe(returns) * np.sqrt(SECONDS_PER_YEAR / bars.timeframe_s))
 
     def train(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
         """What the judge calls for a replicate."""
@@ -105,17 +113,12 @@ class CheapStudy:
             direction="maximize",
             sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed),
         )
-        folds, where = self.dataset.folds, self.arena
-        fixed = np.concatenate([
-            run_baselines(self.dataset.bars, f.validate, where, only=FIXED_BASELINE)[FIXED_BASELINE].returns
-            for f in folds
-        ])  # fmt: skip
         for _ in range(0, n_trials, TOGETHER):
             asked = [study.ask() for _ in range(TOGETHER)]
             chosen = [_suggest(t) for t in asked]
-            returns = np.concatenate([self._validated(chosen, asked, f) for f in folds])
+            returns = np.concatenate([self._validated(chosen, asked, f) for f in self.dataset.folds])
             for i, trial in enumerate(asked):
-                score = excess_t(returns[:, i], fixed)
+                score = excess_t(returns[:, i], np.zeros(len(returns)))
                 study.tell(trial, score)
                 self._record(trial.number, chosen[i], returns[:, i], score)
 
@@ -124,8 +127,8 @@ class CheapStudy:
         moments, v = self._moments[fold.train.stop], fold.validate
         seen = moments.scaled[v.start - self.dataset.spec.warmup_bars : v.stop - self.dataset.spec.warmup_bars]
         raw = [self._fit(c, fold, _searched_seed(t.number)).logits(seen) for c, t in zip(chosen, asked, strict=True)]
-        costs = self.arena.costs.fee + self.arena.costs.price_impact
-        return account(np.stack(raw, axis=1), self.dataset.bars.close[v.start : v.stop], self.arena.limits, costs)
+        close = self.dataset.bars.close[v.start : v.stop]
+        return account(np.stack(raw, axis=1), close, self.arena.limits, self._cost)
 
     def _record(self, number: int, parameters: Mapping[str, Any], returns: Float, score: float) -> None:
         study, ledger = self.config.study.name, TrialLedger(self.state_dir / "ledger.jsonl")
@@ -200,7 +203,7 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "horizon": trial.suggest_categorical("horizon", HORIZONS),
         "ridge": trial.suggest_float("ridge", 1e-3, 1e2, log=True),
-        "tilt": trial.suggest_float("tilt", 0.1, 3.0, log=True),
+        "tilt": trial.suggest_float("tilt", 0.1, 6.0, log=True),
         "cash": trial.suggest_float("cash", -4.0, 2.0),
         "speed": trial.suggest_float("speed", -4.0, 2.0),
     }

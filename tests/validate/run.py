@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cheap import CheapStudy
-from markets import TICKERS, TIMEFRAME_S, market, oracle_sharpe
+from markets import TICKERS, market, oracle_logits
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
@@ -22,6 +22,9 @@ from features.files import read_json, write_atomic
 from trainer.dataset import Dataset
 
 N_TRIALS = 150
+N_FOLDS = (
+    6  # a hold-out as long as several folds is rarely below their lower quartile by chance; beside one it often is
+)
 STUDIES = {"null": 20, "shuffled": 20, "planted": 10}
 EXPECTED = {"null": "at most 1", "shuffled": "at most 1", "planted": "at least 8"}
 
@@ -55,10 +58,11 @@ def one(root: Path, world: str, seed: int) -> str:
     config = settings(bars, seed)
     state_dir = _verdict(root, world, seed).parent
     dataset = Dataset(everything=bars, spec=feature_spec(config), config=config, source_name=world)
-    judgement = CheapStudy(config=config, state_dir=state_dir, dataset=dataset).run(N_TRIALS)
+    study = CheapStudy(config=config, state_dir=state_dir, dataset=dataset)
+    judgement = study.run(N_TRIALS)
     record = {
         "world": world, "seed": seed, "trials": N_TRIALS, "promoted": judgement.champion is not None,
-        "oracle_sharpe": oracle_sharpe(bars) if world == "planted" else None,
+        "oracle_sharpe": study.oracle_sharpe(bars, oracle_logits(bars)) if world == "planted" else None,
         "candidates": {v.candidate: [g.to_dict() for g in v.gates] for v in judgement.verdicts},
         "seconds": SystemClock().monotonic_s() - began_s,
     }  # fmt: skip
@@ -67,11 +71,16 @@ def one(root: Path, world: str, seed: int) -> str:
 
 
 def settings(bars: Bars, seed: int) -> Config:
-    """Forty per cent of the bars train, forty-two judge, eighteen are held back."""
+    """Forty per cent of the bars train, forty-two judge, eighteen are held back.
+
+    A market with a volatility of 87 % a year leaves nothing invested within half of its peak, so the limit on the
+    drawdown, which is a matter of taste and not of evidence, is out of the way.
+    """
+    judge_start = utc_text(int(bars.close_time_s[4 * bars.n_bars // 10]))
     return parse({
-        "run": {"seed": seed}, "market": {"source": "simulated", "tickers": list(TICKERS), "timeframe_s": TIMEFRAME_S},
-        "data": {"n_folds": 2, "holdout_share": 0.3, "judge_start_utc": utc_text(int(bars.close_time_s[4 * bars.n_bars // 10]))},
-        "costs": {"fee_bps": 10.0}, "study": {"name": "gates"}, "promotion": {"seeds": 5, "ensemble_members": 1},
+        "run": {"seed": seed}, "market": {"source": "simulated", "tickers": list(TICKERS), "timeframe_s": bars.timeframe_s},
+        "data": {"n_folds": N_FOLDS, "holdout_share": 0.3, "judge_start_utc": judge_start},
+        "study": {"name": "gates"}, "promotion": {"seeds": 5, "ensemble_members": 1, "max_drawdown": 0.95},
     })  # fmt: skip
 
 
@@ -88,8 +97,7 @@ def table(root: Path, worlds: list[str]) -> str:
             + " ".join(f"{gate}:{n}" for gate, n in sorted(refused.items()))
         )
     lines += [
-        "", "promoted: studies whose champion passed G1 to G7. oracle: mean annual Sharpe ratio over 1/N, after costs.",
-        "Why none can be expected in planted is in docs/decisions.md.",
+        "", "promoted: studies whose champion passed G1 to G7. oracle: mean annual Sharpe ratio over cash, after costs.",
     ]  # fmt: skip
     return "\n".join(lines)
 
