@@ -107,6 +107,10 @@ def assert_every_start_has_one_end(ledger: TrialLedger, told: list[dict[str, Any
         assert [e["event"] for e in found] in (["started", "ended"], [] if record.get("failure") == "killed" else None)
         assert not found or (found[1]["failure"], found[1]["score"]) == (record["failure"], record.get("score"))
     assert not events
+    replicated = [r for r in ledger.records() if r["event"] == "replicated"]  # twice, where its worker died over it
+    assert len({(r["number"], r["fresh_seed"], r["fold"]) for r in replicated}) == len(
+        {r["artifact"] for r in replicated}
+    )
 
 
 def assert_scored_as_if_undisturbed(state_dir: Path, config: Config, elsewhere: Path, *, most: int) -> int:
@@ -124,22 +128,23 @@ def assert_scored_as_if_undisturbed(state_dir: Path, config: Config, elsewhere: 
 
 # in the order of a trial's life; "A > B": the first B after an A
 STAGES = (
-    "commit insert studies",
-    "commit insert trial_user_attributes worker",  # asked for, nobody's
-    "insert trial_params > insert trial_params > commit insert trial_params",
+    "commit insert study_directions",
+    "commit insert trial_user_attributes worker",  # asked for and nobody's
+    "commit insert trial_params > commit insert trial_params > commit insert trial_params",
     "insert trial_params > open ledger.jsonl",
     "insert trial_params > open .ledger.head",  # begun in the ledger, whose head does not say so
     "insert trial_params > replace trials/s/N/trial.json",
-    "replace trials/s/N/checkpoints/ > replace trials/s/N/checkpoints/",
+    "replace .*/checkpoints/ > replace .*/checkpoints/",
     "replace artifacts/ID$",  # written and not there
-    "open trials/s/N/returns.npz",
-    "open trials/s/N/returns.npz > open ledger.jsonl",  # on record, without an end in the ledger
-    "open trials/s/N/returns.npz > commit insert trial_values",  # everywhere but in the study
-    "clear trials/s/N/checkpoints",
-    "replace trials/s/N/replicates/",
-    "open trials/s/evidence/.*npz",
-    "replace champion.json",
-    "replace trials/s/judged.json",
+    "open .*/returns.npz",
+    "open .*/returns.npz > open ledger.jsonl",  # on record, without an end in the ledger
+    "open .*/returns.npz > replace ledger.head > commit",  # everywhere but in the study
+    "open .*/returns.npz > clear .*/checkpoints",
+    "clear .*/checkpoints > commit insert trial_values",
+    "replace .*/replicates/",
+    "open .*/evidence/.ID",
+    "open run/judge.lock > replace champion.json",
+    "open run/judge.lock > replace .*/judged.json",
 )
 
 

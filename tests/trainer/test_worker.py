@@ -115,6 +115,8 @@ def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
     with Lock(tmp_path / "run" / "worker-0.lock"):
         assert not worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 3).run()
         assert records(tmp_path)[0]["failure"] == "stopped"
+        ledger = TrialLedger(tmp_path / "ledger.jsonl").records()
+        assert [(r["event"], r.get("failure")) for r in ledger] == [("started", None), ("ended", "stopped")]
         assert worker(tmp_path, settings(train_steps=10**9), should_stop=lambda: next(polls) > 0).run() is False
 
 
@@ -173,3 +175,24 @@ def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_c
     assert ended.count() == 1 and ended.sharpes() == [record["sharpe"]]
     (told,) = working.study.study.get_trials(deepcopy=False)
     assert told.state.name == "PRUNED" and told.value == record["objective"]  # the sampler learns from it
+
+
+def test_a_trial_whose_worker_died_between_its_record_and_the_ledger_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    config, ledger = settings(target_trials=1, train_steps=2000), TrialLedger(tmp_path / "ledger.jsonl")
+    with Lock(tmp_path / "run" / "worker-0.lock"), monkeypatch.context() as dying:
+        dying.setattr(TrialLedger, "ended", dies)
+        with pytest.raises(KeyboardInterrupt):
+            worker(tmp_path, config).run()
+    assert [r["event"] for r in ledger.records()] == ["started"]
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        after = worker(tmp_path, config)
+        assert after.run()
+    (record,), (_, end) = records(tmp_path), ledger.records()
+    assert (end["event"], end["number"], end["score"]) == ("ended", 0, record["score"])
+    (told,) = after.study.study.get_trials(deepcopy=False)
+    assert told.state.name == "COMPLETE" and told.value == record["score"]
