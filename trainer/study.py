@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import ConfigurationError
 from features.files import Lock, read_json, write_atomic
+from trainer.sampling import ThinnedTPE
 from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
@@ -59,7 +60,7 @@ class SharedStudy:
         with self._locked():
             self.study = optuna.create_study(
                 storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True,
-                sampler=optuna.samplers.TPESampler(
+                sampler=ThinnedTPE(
                     n_startup_trials=startup_trials, multivariate=True, constant_liar=True, seed=seed
                 ),
             )  # fmt: skip
