@@ -99,7 +99,7 @@ class OrderFlow:
                     self._keep([note])
                     self._broker.cancel(intent)
                 case Resend() if self._now_s() >= self._not_before_s:
-                    self._send([intent])
+                    self._send([intent], again=True)
                 case _:
                     pass
 
@@ -113,7 +113,7 @@ class OrderFlow:
         self._journal.fold_back()
         self._broker.rest()
 
-    def _send(self, wanted: Sequence[Intent]) -> None:
+    def _send(self, wanted: Sequence[Intent], *, again: bool = False) -> None:
         """One POST each, then what became of them in one transaction."""
         notes = []
         for intent in wanted:
@@ -123,7 +123,7 @@ class OrderFlow:
             self._crash_point("submitted")
             if isinstance(outcome, Deferred):
                 self._not_before_s = self._now_s() + outcome.retry_after_s
-            notes.append(after_post(intent, outcome))
+            notes.append(after_post(intent, outcome, again=again))
         if notes:
             self._keep(notes)
             self._crash_point("acknowledged")

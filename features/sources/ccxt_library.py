@@ -36,10 +36,9 @@ with _bare_package():
 def exchange_class(exchange: str) -> Any:
     """ccxt's client class of that name. Raises ConfigurationError for an unknown one."""
     with _bare_package():
-        # beside the exchanges ccxt has other modules; of an exchange alone it also lists the endpoints
-        parts = (f"ccxt.{exchange}", f"ccxt.abstract.{exchange}")
-        if not exchange.isidentifier() or not all(find_spec(part) for part in parts):
+        spec = find_spec(f"ccxt.{exchange}") if exchange.isidentifier() else None
+        if spec is None or spec.submodule_search_locations is not None:  # what is no exchange is a package
             raise ConfigurationError(
                 f"ccxt knows no exchange {exchange!r}", hint="see market.exchange; for example binance"
             )
-        return getattr(import_module(f"ccxt.{exchange}"), exchange)
+        return getattr(import_module(spec.name), exchange)

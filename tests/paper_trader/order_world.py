@@ -132,7 +132,7 @@ class World:
                 flow.place(decision(settled_s), limits_state(settled_s), orders, held)
             for seconds in (2.0, 4.0, 6.0, 6.0):
                 self.pause(seconds)
-                flow.tick()
+                self.patiently(flow.tick)
             self.venue.now_s = max(self.venue.now_s, settled_s + HOUR + 20.0)
             bar = BARS.slice(k + 1, k + 2)
             held = self.patiently(lambda bar=bar, held=held: flow.settle(bar, held, limited=lambda *_: limits_state(0)))
