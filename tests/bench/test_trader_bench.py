@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 TICKERS = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
 STORED_BARS, DECISIONS, STARTS, LIVE_BARS = 35_000, 400, 5, 2
 MINUTE_S = 60
+MOST_MB = 200.0
 LOG = "foreground-run.jsonl"
 
 
@@ -101,7 +102,7 @@ def test_a_decision_is_ordered_and_acknowledged_in_time(tmp_path: Path) -> None:
         f" acknowledged p50 {1e3 * p50_s:.1f} ms, p99 {1e3 * p99_s:.1f} ms; {most['rss']:.0f} MB resident,"
         f" {most['private']:.0f} MB of its own, torch {'loaded' if torch else 'not loaded'}; load {os.getloadavg()[0]:.1f}"
     )
-    assert status["fills"] > DECISIONS and not torch
+    assert status["fills"] > DECISIONS and not torch and most["rss"] <= MOST_MB
 
 
 @pytest.fixture
@@ -158,4 +159,5 @@ def test_a_trader_is_ready_on_years_of_stored_bars_and_trades_live_in_bounded_me
         f" {most['rss']:.0f} MB resident, {most['private']:.0f} MB of its own, torch {'loaded' if torch else 'not loaded'};"
         f" load {os.getloadavg()[0]:.1f}"
     )
-    assert stored.n_bars >= STORED_BARS - 2 and status["decisions"] >= LIVE_BARS and not torch
+    assert stored.n_bars >= STORED_BARS - 2 and status["decisions"] >= LIVE_BARS
+    assert not torch and most["rss"] <= MOST_MB
