@@ -188,6 +188,7 @@ class AdvisorConfig:
     every_trials: int = 50
     poll_s: float = 30.0
     daily_at: str = "06:00"
+    trial_share: float = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
