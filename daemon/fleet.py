@@ -22,7 +22,7 @@ READS: dict[Kind, tuple[str, ...]] = {
     "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper", "advisor.trial_share"),
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper", "risk"),
     "janitor": ("run", "janitor", "study.name", "gpu"),
-    "advisor": ("run", "advisor", *_ADVISED),
+    "advisor": ("run", "advisor", "llm", *_ADVISED),
     "notifier": ("run", "notify"),
 }
 NOT_READ = ("study.workers",)  # how many there are is no business of any one of them

@@ -89,7 +89,7 @@ class Pairing:
         begun = sum(not t.user_attrs.get("requeued", False) for t in trials)
         if len(pairs) + 1 > self._share * (begun + 2):
             return
-        pair = self._drawn(study, standing, source, trials, pairs)
+        pair = self._drawn(standing, source, trials, pairs)
         pair.write(self._state_dir, self._study)
         self._crash_point("pair written")
         self._complete(study, trials, [pair])
@@ -120,7 +120,7 @@ class Pairing:
         )
 
     def _drawn(
-        self, study: optuna.Study, standing: Standing, source: Source, trials: Sequence[FrozenTrial], pairs: Sequence[Pair]
+        self, standing: Standing, source: Source, trials: Sequence[FrozenTrial], pairs: Sequence[Pair]
     ) -> Pair:  # fmt: skip
         """Both halves, drawn now. The order is a coin's: whatever time does to a trial it does to both sides."""
         # a backup of the study knows pairs whose records are gone

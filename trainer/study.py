@@ -176,15 +176,14 @@ class SharedStudy:
         retries = frozen.user_attrs.get("retries", 0) + (failure == "killed")
         again = retries <= MAX_RETRIES
         if again and not any(t.user_attrs.get("retry_of") == number for t in trials):
+            # a trial that died before it drew has no parameters yet, but may have been told which to take
             self.study.enqueue_trial(
-                frozen.params,
+                {**frozen.system_attrs.get("fixed_params", {}), **frozen.params},
                 user_attrs={
                     "retries": retries, "first_number": first_number(frozen), "retry_of": number, **paired(frozen),
                 },
             )  # fmt: skip
-        mark_trial(
-            self._state_dir, self._name, number, state="FAIL", failure=failure, requeued=again, **paired(frozen)
-        )
+        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure, requeued=again, **paired(frozen))
         live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
         for key, value in {"failure": failure, "seconds": seconds, "requeued": again}.items():
             live.set_user_attr(key, value)

@@ -176,7 +176,12 @@ class Worker:
         ))  # fmt: skip
         self._durably(
             lambda: mark_trial(
-                self.state_dir, study, number, state="RUNNING", parameters=chosen, worker=self.name,
+                self.state_dir,
+                study,
+                number,
+                state="RUNNING",
+                parameters=chosen,
+                worker=self.name,
                 **paired(_frozen(trial)),
             )
         )

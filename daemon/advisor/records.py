@@ -25,6 +25,7 @@ class Bounds:
     low: float | None = None
     high: float | None = None
     log: bool = False
+    integer: bool = False
     choices: tuple[Any, ...] = ()
 
 

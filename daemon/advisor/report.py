@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from daemon.advisor import words
+from daemon.advisor.advice_text import tried
 from daemon.advisor.analysis import Analysis
+from daemon.advisor.book import Book
 from daemon.advisor.consistency import NEIGHBOURS, P
 from daemon.advisor.document import Block, Bullets, Facts, Figures, Heading, Lead, Paragraph, Table
 from daemon.advisor.parameters import ParameterRow, shown
 from daemon.advisor.scores import ScoreFacts
 
+NOTHING_TRIED = Book()
 Drawings = Mapping[str, Sequence[tuple[str, str]]]
 
 
@@ -29,7 +32,9 @@ def summary(analysis: Analysis) -> str:
     )  # fmt: skip
 
 
-def blocks(analysis: Analysis, *, changes: Sequence[str], previous_utc: str | None, drawings: Drawings) -> list[Block]:
+def blocks(
+    analysis: Analysis, *, changes: Sequence[str], previous_utc: str | None, drawings: Drawings, book: Book = NOTHING_TRIED
+) -> list[Block]:  # fmt: skip
     """The whole report. changes: against the report of `previous_utc`; drawings: by section, for the page."""
     made: list[Block] = [Heading(text=f"Study {analysis.study}, {analysis.at_utc}", level=1), _lead(analysis)]
     if previous_utc is not None:
@@ -38,6 +43,7 @@ def blocks(analysis: Analysis, *, changes: Sequence[str], previous_utc: str | No
         made += _contradictions(analysis)
     made += [*_scores(analysis, drawings), *_parameters(analysis, drawings), *_top_three(analysis)]
     made += [*_trust(analysis, drawings), *_champion(analysis, drawings), *_operations(analysis), *_routes(analysis)]
+    made += tried(book, _digits(analysis))
     return [*made, *_reading()]
 
 
