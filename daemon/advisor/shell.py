@@ -113,10 +113,16 @@ class Advisor:
         bounds, trials = made.material.bounds, made.material.trials
         self.desk.propose(proposals(made.analysis, trials, bounds, self.desk.book()), bounds, trials)
         if self._config.llm.enabled:
-            from daemon.advisor.llm import CREDENTIAL, consult
+            self.consult(made)
 
-            key = credential(CREDENTIAL, Path(self._config.run.credentials_dir))
-            consult(self.desk, self._config.llm, made.record, bounds, trials, key=key, should_stop=self._should_stop)
+    def consult(self, made: Advised) -> None:
+        """Ask the language model what it would try."""
+        from daemon.advisor.llm import CREDENTIAL, consult  # with it comes the network client: not where it is off
+
+        consult(
+            self.desk, self._config.llm, made.record, made.material.bounds, made.material.trials,
+            key=credential(CREDENTIAL, Path(self._config.run.credentials_dir)), should_stop=self._should_stop,
+        )  # fmt: skip
 
     def advise(self, claims: Sequence[Mapping[str, Any]] = ()) -> Advised:
         """Analyse now; write advice/<time>-n<trials>.md, .html and .json, and latest.json."""

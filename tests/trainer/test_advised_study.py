@@ -1,4 +1,4 @@
-"""A small real study in which proposals run beside controls: queued by the trainer, trained by a worker, settled by the advisor."""
+"""A small real study in which proposals run beside controls: queued, trained by a worker, settled by the advisor."""
 
 import json
 from pathlib import Path

@@ -157,7 +157,7 @@ def test_a_log_that_was_touched_decides_nothing(tmp_path: Path) -> None:
     at.propose([ranged(rate=Span(low=2e-3, high=4e-3)), enqueue()], BOUNDS, ())
     path = tmp_path / "advice" / "audit.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
-    with pytest.raises(DataError, match="altered, removed or reordered|is missing"):
+    with pytest.raises(DataError, match=r"altered, removed or reordered|is missing"):
         at.settle([])
 
 
