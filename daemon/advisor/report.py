@@ -13,7 +13,7 @@ from daemon.advisor.advice_text import tried
 from daemon.advisor.analysis import Analysis
 from daemon.advisor.book import Book
 from daemon.advisor.consistency import NEIGHBOURS, P
-from daemon.advisor.document import Block, Bullets, Facts, Figures, Heading, Lead, Paragraph, Table
+from daemon.advisor.document import Block, Bullets, Facts, Figures, Folded, Heading, Lead, Paragraph, Table
 from daemon.advisor.parameters import ParameterRow, shown
 from daemon.advisor.scores import ScoreFacts
 
@@ -117,7 +117,7 @@ def _scores(analysis: Analysis, drawings: Drawings) -> list[Block]:
         )),
         ("noise of one run, SD", words.noise(facts.noise, d)),
         ("where the tail ends", words.tail(facts.tail, d)),
-        *([] if facts.regret is None else [("regret", f"{facts.regret:.{d}f} below that end")]),
+        *([] if facts.regret is None else [("regret", words.regret(facts.regret, d))]),
         ("progress", f"half of the improvement came in the first {facts.half_by} trials; "
          + words.probability_of_more(facts.p_improve)),
     )  # fmt: skip
@@ -141,7 +141,9 @@ def _parameters(analysis: Analysis, drawings: Drawings) -> list[Block]:
     )  # fmt: skip
     return [
         Heading(text=f"Parameters: the best {facts.top_n} against the other {facts.n - facts.top_n}"),
-        *_said(analysis), table, *_drawn(drawings, "parameters"), *_drawn(drawings, "slices"),
+        *_said(analysis), *_drawn(drawings, "parameters"),
+        Folded(summary=f"All {len(order)} parameters, with their numbers", blocks=(table,)),
+        Folded(summary="Values against scores, the most important parameters", blocks=tuple(_drawn(drawings, "slices"))),
     ]  # fmt: skip
 
 
@@ -214,7 +216,7 @@ def _top_three(analysis: Analysis) -> list[Block]:
                     f"{r.p_neighbours:.2f}") for r in rows),
         strong=frozenset(i for i, r in enumerate(rows) if r.p_neighbours < P),
     )  # fmt: skip
-    return [*made, table]
+    return [*made, Folded(summary=f"Their values of all {len(rows)} parameters", blocks=(table,))]
 
 
 def _spread(spread: float | None, values: tuple[Any, ...]) -> str:
@@ -238,7 +240,7 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
         f"{e['years_needed']:.3g} years: " + (f"{left} are left" if left > 0 else f"overdrawn by {-left}")
     )  # fmt: skip
     rows = [
-        ("deflated Sharpe ratio (probability)", words.counts(e) or "not estimable"),
+        (f"deflated Sharpe ratio (probability) of trial {e['best']}'s own run", words.counts(e) or "not estimable"),
         ("best trial, annual Sharpe ratio", (
             f"{words.signed(e['best_annual_sharpe'])}; the best of {e['n_ever']} skill-less trials would show "
             f"{e['chance_annual_sharpe']:+.2f} on so few bars"
@@ -265,6 +267,10 @@ def _champion(analysis: Analysis, drawings: Drawings) -> list[Block]:
     )  # fmt: skip
     made: list[Block] = [Heading(text="Champion and baselines"), Paragraph(text=_champion_line(analysis) + ".")]
     if rows:
+        made.append(Paragraph(text=(
+            "The gates judge a configuration on fresh seeds, by the trials started until then: their deflated Sharpe ratio is "
+            "that of the median seed, the one above that of the best trial's own, chosen run."
+        )))  # fmt: skip
         made.append(Table(head=("gate", "verdict", "value", "required", "what"), rows=rows))
     return [*made, *_drawn(drawings, "equity")]
 
@@ -340,7 +346,8 @@ def _contradictions(analysis: Analysis) -> list[Block]:
 
 
 def _reading() -> list[Block]:
-    return [Heading(text="How to read this"), Bullets(items=tuple(" ".join(t.split()) for t in _NOTES))]
+    notes = Bullets(items=tuple(" ".join(t.split()) for t in _NOTES))
+    return [Heading(text="How to read this"), Folded(summary="What the words and numbers mean", blocks=(notes,))]
 
 
 _NOTES = (
