@@ -44,7 +44,7 @@ def what(experiment: Experiment) -> str:
     """In one line."""
     proposals = list(experiment.proposals.values())
     if experiment.kind == "enqueue":
-        return f"{len(proposals)} configurations of {experiment.proposer}"
+        return f"{len(proposals)} configuration{'s' * (len(proposals) > 1)} of {experiment.proposer}"
     return subject(proposals[-1])
 
 
@@ -57,7 +57,7 @@ def subject(p: Proposal) -> str:
             )
             return f"{p.kind}: " + "; ".join(spans)
         case "replicate" | "ensemble":
-            return f"{p.kind}: trials {', '.join(map(str, p.trials))}"
+            return f"{p.kind}: trial{'s' * (len(p.trials) > 1)} {', '.join(map(str, p.trials))}"
         case "enqueue":
             return "; ".join(f"{n} {shown(v)}" for n, v in p.parameters.items())
         case "stop":

@@ -180,6 +180,7 @@ def deflated(evidence: Mapping[str, Any]) -> str:
 def figures(analysis: Analysis, material: Material) -> dict[str, list[tuple[str, str]]]:
     """(caption, SVG) by section; a section whose figures have nothing to show is left out."""
     scored = [t for t in material.trials if t.score is not None]
+    searched = [t for t in scored if not t.advised]
     known = [r for r in analysis.rows if r.importance]
     found: dict[str, list[tuple[str, str]]] = {}
     if len(scored) > 1:
@@ -189,9 +190,9 @@ def figures(analysis: Analysis, material: Material) -> dict[str, list[tuple[str,
             ("Importance: bars beyond the tick are rarer than 1 in 20 by chance; coloured ones have a verdict",
              importance(known)),
             ("Best tenth (coloured) and others across the leading parameters",
-             parallel(scored, known, material.bounds)),
+             parallel(searched, known, material.bounds)),
         ]  # fmt: skip
-        drawn = slices(scored, known, material.bounds)
+        drawn = slices(searched, known, material.bounds)
         found["slices"] = [(f"{n}: value against score, best tenth coloured", s) for n, s in drawn]
     evidence = analysis.evidence or {}
     if evidence.get("equity"):

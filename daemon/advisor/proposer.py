@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from daemon.advisor.analysis import Analysis
 from daemon.advisor.book import Book
 from daemon.advisor.parameters import ParameterRow, on_scale, shown
-from daemon.advisor.proposals import Proposal
+from daemon.advisor.proposals import Proposal, configuration
 from daemon.advisor.records import Bounds, Trial
 from daemon.child.advice import Span
 
@@ -23,7 +23,7 @@ def proposals(
     before = {p.subject for e in book.experiments.values() for p in e.proposals.values()}
     made = [
         _narrow(analysis, bounds, book.adopted), _widen(analysis, trials, bounds, book.adopted),
-        _replicate(analysis, trials, bounds), *_for_a_person(analysis),
+        _replicate(analysis, trials, bounds, book), *_for_a_person(analysis),
     ]  # fmt: skip
     return [p for p in made if p is not None and p.kind not in open_kinds and p.subject not in before]
 
@@ -63,16 +63,20 @@ def _widen(
     )  # fmt: skip
 
 
-def _replicate(analysis: Analysis, trials: Sequence[Trial], bounds: Mapping[str, Bounds]) -> Proposal | None:
-    """The best configuration on fresh seeds: its pairs measure the noise, too."""
+def _replicate(
+    analysis: Analysis, trials: Sequence[Trial], bounds: Mapping[str, Bounds], book: Book
+) -> Proposal | None:  # fmt: skip
+    """The best configuration on fresh seeds, once: its pairs measure the noise, too."""
     route = next(r for r in analysis.routes if r.name == "replicate")
     if not route.met or analysis.facts is None:
         return None
     best = next(t for t in trials if t.number == analysis.facts.best_number)
-    facts = analysis.facts
+    facts, parameters = analysis.facts, {n: best.parameters[n] for n in bounds if n in best.parameters}
+    before = [p.parameters for e in book.experiments.values() for p in e.proposals.values() if p.kind == "replicate"]
+    if configuration(parameters) in map(configuration, before):  # the best is one of its own replicates
+        return None
     return Proposal(
-        kind="replicate", proposer=NAME, trials=(best.number,),
-        parameters={n: best.parameters[n] for n in bounds if n in best.parameters},
+        kind="replicate", proposer=NAME, trials=(best.number,), parameters=parameters,
         hypothesis=f"trial {best.number} is better than what the search draws, not only luckier",
         predicted_delta=None if facts.shrunken is None else facts.shrunken - facts.mean,
     )  # fmt: skip

@@ -140,8 +140,9 @@ def _parameters(analysis: Analysis, drawings: Drawings) -> list[Block]:
         strong=frozenset(i for i, r in enumerate(order) if r.is_finding),
     )  # fmt: skip
     return [
-        Heading(text=f"Parameters: the best {facts.top_n} against the other {facts.n - facts.top_n}"),
-        *_said(analysis), *_drawn(drawings, "parameters"),
+        Heading(text=f"Parameters: the best {max(r.n_top for r in order)} against the other {max(r.n_rest for r in order)}"),
+        *_said(analysis), *([Paragraph(text=_LEFT_OUT.format(n=analysis.n_advised))] if analysis.n_advised else []),
+        *_drawn(drawings, "parameters"),
         Folded(summary=f"All {len(order)} parameters, with their numbers", blocks=(table,)),
         Folded(summary="Values against scores, the most important parameters", blocks=tuple(_drawn(drawings, "slices"))),
     ]  # fmt: skip
@@ -240,7 +241,7 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
         f"{e['years_needed']:.3g} years: " + (f"{left} are left" if left > 0 else f"overdrawn by {-left}")
     )  # fmt: skip
     rows = [
-        (f"deflated Sharpe ratio (probability) of trial {e['best']}'s own run", words.counts(e) or "not estimable"),
+        ("deflated Sharpe ratio (probability) of the best trial's own run", words.counts(e) or "not estimable"),
         ("best trial, annual Sharpe ratio", (
             f"{words.signed(e['best_annual_sharpe'])}; the best of {e['n_ever']} skill-less trials would show "
             f"{e['chance_annual_sharpe']:+.2f} on so few bars"
@@ -350,6 +351,9 @@ def _reading() -> list[Block]:
     return [Heading(text="How to read this"), Folded(summary="What the words and numbers mean", blocks=(notes,))]
 
 
+_LEFT_OUT = (
+    "Without the {n} trials of proposals on trial: their values were chosen together, so nothing follows for each."
+)
 _NOTES = (
     "`no evidence` says that nothing was found, not that the parameter is irrelevant; only `equivalent` says that.",
     """Effect: Cliff's delta, −1 to 1, positive where the best tenth has larger values; for a choice, the share of the best

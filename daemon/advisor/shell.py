@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from daemon.advisor.plots import figures
 from daemon.advisor.proposer import proposals
 from daemon.advisor.records import Bounds, Machine, Material, Trial
 from daemon.advisor.report import blocks, summary
+from daemon.child.advice import on_trial
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.credentials import credential
@@ -153,6 +154,7 @@ class Advisor:
         config, step_s = self._config, self._config.market.timeframe_s
         records = self._records()
         began = self._began_s()
+        advised = on_trial(self._state_dir, config.study.name)
         judged = self._state_dir / "champion.json"
         judgement = read_json(judged) if judged.exists() else None
         unit = "hourly" if step_s == 3600 else f"{step_s} s"
@@ -160,7 +162,7 @@ class Advisor:
             study=config.study.name, at_utc=f"{now:%Y-%m-%d %H:%M} UTC",
             score_name=f"t-statistic of the {unit} log return in excess of 1/N daily, net of costs",
             sampling_sd=1.0,
-            trials=tuple(_trial(r, began) for r in records), bounds=self._bounds(), machine=self._machine(now, records),
+            trials=tuple(_trial(r, began, advised) for r in records), bounds=self._bounds(), machine=self._machine(now, records),
             evidence=self._evidence(),
             judgement=judgement if judgement is not None and judgement["study"] == config.study.name else None,
         )  # fmt: skip
@@ -224,9 +226,9 @@ def newest(state_dir: Path) -> Path | None:
     return max((state_dir / "advice").glob("*.md"), default=None)
 
 
-def _trial(record: Mapping[str, Any], began_s: Mapping[int, float]) -> Trial:
+def _trial(record: Mapping[str, Any], began_s: Mapping[int, float], advised: Container[Any]) -> Trial:
     return Trial(
         number=record["number"], state=record["state"], score=record.get("score"),
         parameters=record.get("parameters", {}), seconds=record.get("seconds"), failure=record.get("failure"),
-        began_s=began_s.get(record["number"]),
+        began_s=began_s.get(record["number"]), advised=(record.get("pair"), record.get("half")) in advised,
     )  # fmt: skip

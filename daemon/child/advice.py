@@ -115,6 +115,16 @@ def read_pairs(state_dir: Path, study: str) -> list[Pair]:
     return sorted(found, key=lambda p: p.number)
 
 
+def on_trial(state_dir: Path, study: str) -> frozenset[tuple[int, int]]:
+    """(pair, half) of every trial whose values a proposal chose: together, so they say nothing for each by itself."""
+    return frozenset(
+        (p.number, position)
+        for p in read_pairs(state_dir, study)
+        for position, half in enumerate(p.halves)
+        if half.arm == "proposal"
+    )
+
+
 def folder(state_dir: Path, study: str) -> Path:
     return state_dir / "advice" / "experiments" / study
 

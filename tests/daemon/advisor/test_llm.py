@@ -150,7 +150,7 @@ def test_a_valid_reply_is_queued_beside_a_control_like_anybodys_and_its_words_ar
     asked = next(r for r in proposed(state_dir) if r["event"] == "asked")
     assert asked["model"] == "stand-in:1b" and len(asked["prompt_sha256"]) == len(asked["reply_sha256"]) == 64
     said = at.advise().path.read_text()
-    assert "1 configurations of llm" in said and "<script" not in said
+    assert "1 configuration of llm" in said and "<script" not in said
 
 
 def test_more_proposals_than_asked_for_are_counted_and_not_read(tmp_path: Path) -> None:

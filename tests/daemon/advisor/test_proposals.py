@@ -188,3 +188,17 @@ def test_a_range_that_cut_off_too_much_is_widened_on_the_side_where_the_best_cro
     assert at.propose([made["widen"]], given.bounds, crowded) == [None]
     at.adopt("widen-2", finished=200)
     assert at.book().adopted == {"p02": wider}
+
+
+def test_proposals_on_trial_make_no_finding_however_often_they_run() -> None:
+    """Forty runs of one lucky configuration agree in everything: among the best they would make every parameter matter."""
+    noise = trials(11, n=200, k=0)
+    best = max(noise, key=lambda t: t.score or 0.0)
+    copies = tuple(replace(best, number=200 + k, score=(best.score or 0.0) + 0.01 * k, advised=True) for k in range(40))
+    told = analyse(material((*noise, *copies)), np.random.default_rng(0))
+    untold = analyse(material((*noise, *(replace(t, advised=False) for t in copies))), np.random.default_rng(0))
+    print(
+        f"findings among 30 inert parameters: {len(told.findings)}; had the proposals counted, {len(untold.findings)}"
+    )
+    assert len(told.findings) == 0 and len(untold.findings) > 10
+    assert (told.n_advised, told.n_complete) == (40, 240) and told.facts is not None and told.facts.n == 240
