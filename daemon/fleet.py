@@ -19,10 +19,10 @@ _ADVISED = ("study.name", "study.target_trials", "janitor.floor_free_bytes", "ma
 _ACCOUNT = ("costs", "allocation", "account")
 # Sections, or single keys, that each program takes (a test reads this off its source); another value there restarts it.
 READS: dict[Kind, tuple[str, ...]] = {
-    "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper"),
+    "worker": (*_MARKET, *_ACCOUNT, "data", "study", "promotion", "paper", "advisor.trial_share"),
     "paper_trader": (*_MARKET, *_ACCOUNT, "promotion", "paper", "risk"),
     "janitor": ("run", "janitor", "study.name", "gpu"),
-    "advisor": ("run", "advisor", *_ADVISED),
+    "advisor": ("run", "advisor", "llm", *_ADVISED),
     "notifier": ("run", "notify"),
 }
 NOT_READ = ("study.workers",)  # how many there are is no business of any one of them

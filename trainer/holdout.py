@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from features.chain import HashChain
 from features.errors import DataError
-from trainer.ledger import HashChain
 
 
 class HoldoutToken:

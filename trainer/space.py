@@ -4,13 +4,13 @@
 and the time decay shape the reward that PPO sees; no score is computed from a shaped reward.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import optuna
 
+from daemon.child import advice
 from features.errors import ConfigurationError
 
 Network = Literal["per_asset", "mlp"]
@@ -97,13 +97,12 @@ class Parameter:
 
     def refusal(self, value: Any) -> str:
         """Why `value` is not allowed; empty when it is."""
-        if self.choices:
-            return "" if value in self.choices else f"{value!r} is none of {self.choices}"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"{value!r} is not a finite number"
-        if self.integer and value != int(value):
-            return f"{value!r} is not a whole number"
-        return "" if self.low <= value <= self.high else f"{value!r} is outside {self.low} … {self.high}"
+        found = advice.refusal(value, self.span, integer=self.integer)
+        return "" if found is None else found[1]
+
+    @property
+    def span(self) -> advice.Span:
+        return advice.Span(low=self.low, high=self.high, choices=self.choices)
 
 
 def _range(name: str, low: float, high: float, reason: str) -> Parameter:

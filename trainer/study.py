@@ -16,9 +16,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from daemon.child.advice import Standing
 from features.errors import ConfigurationError
 from features.files import Lock, read_json, write_atomic
-from trainer.sampling import ThinnedTPE
+from trainer.pairs import ConfinedSampler, Pairing
+from trainer.routes import Route
 from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 2  # bumped by hand when a score stops being comparable with earlier ones
@@ -47,22 +49,24 @@ class SharedStudy:
 
     def __init__(
         self, *, state_dir: Path, name: str, worker: str, target_trials: int, startup_trials: int, seed: int,
-        identity: StudyIdentity, first: Mapping[str, Any], parent: str = "",
+        identity: StudyIdentity, route: Route, advice_share: float = 0.0, parent: str = "",
         recovered: Callable[[int, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:  # fmt: skip
-        """`first`: the searched values that a new study tries before any other. parent: the study that it narrows.
+        """advice_share: of its trials, what may be spent on the advisor's proposals. parent: the study that it narrows.
 
         `recovered` is called, perhaps more than once, with number and record of a trial that ended without its worker's
         having said so everywhere: handed back, killed, or killed while it said so.
         """
         self._recovered = recovered
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
+        self._sampler = ConfinedSampler(startup_trials=startup_trials, seed=seed)
+        self._pairing = Pairing(
+            state_dir=state_dir, study=name, route=route, share=advice_share, startup_trials=startup_trials, seed=seed
+        )
         with self._locked():
             self.study = optuna.create_study(
                 storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True,
-                sampler=ThinnedTPE(
-                    n_startup_trials=startup_trials, multivariate=True, constant_liar=True, seed=seed
-                ),
+                sampler=self._sampler,
             )  # fmt: skip
             stored = self.study.user_attrs
             if "begun" not in stored:  # or its first worker was killed over it
@@ -71,7 +75,7 @@ class SharedStudy:
                 if parent:
                     self.study.set_user_attr("parent", parent)
                 if not self.study.get_trials(deepcopy=False):
-                    self.study.enqueue_trial(dict(first))
+                    self.study.enqueue_trial(route.first())
                 self.study.set_user_attr("begun", True)
             elif lines := identity.differences(stored):
                 raise ConfigurationError(
@@ -83,9 +87,12 @@ class SharedStudy:
         """Claim a trial, or None when the target is reached or all that is missing is being run by others."""
         with self._locked():
             self._release_orphans()
-            trials = self.study.get_trials(deepcopy=False)
-            if not _has_room(trials, self._target):
+            trials, standing = self.study.get_trials(deepcopy=False), Standing.read(self._state_dir, self._name)
+            room = _room(trials, self._target_under(standing))
+            if room <= 0:
                 return None
+            self._sampler.within = standing.ranges
+            self._pairing.queue(self.study, standing, room=room)
             trial = self.study.ask()
             trial.set_user_attr("worker", self._worker)
             return trial
@@ -118,7 +125,8 @@ class SharedStudy:
         """Number of trials by state, plus `finished` (what counts towards the target) and `target`."""
         trials = self.study.get_trials(deepcopy=False)
         counts = {state.name.lower(): sum(t.state == state for t in trials) for state in TrialState}
-        return {**counts, "finished": _finished(trials), "target": self._target}
+        target = self._target_under(Standing.read(self._state_dir, self._name))
+        return {**counts, "finished": _finished(trials), "target": target}
 
     def judged(self) -> int:
         """How many trials were finished at the last judgement; 0 before the first."""
@@ -127,6 +135,9 @@ class SharedStudy:
 
     def mark_judged(self, finished: int) -> None:
         write_atomic(self._judged_path, json.dumps({"finished": finished}).encode())
+
+    def _target_under(self, standing: Standing) -> int:
+        return self._target if standing.target is None else min(self._target, standing.target)
 
     @property
     def _judged_path(self) -> Path:
@@ -169,13 +180,13 @@ class SharedStudy:
         retries = frozen.user_attrs.get("retries", 0) + (failure == "killed")
         again = retries <= MAX_RETRIES
         if again and not any(t.user_attrs.get("retry_of") == number for t in trials):
-            marks = {k: v for k, v in frozen.user_attrs.items() if k == "smaller_than"}
+            marks = {k: v for k, v in frozen.user_attrs.items() if k == "smaller_than"} | paired(frozen)
             self.study.enqueue_trial(
                 # killed before it had drawn all that waited for it, it still waits
                 frozen.system_attrs.get("fixed_params", {}) | frozen.params,
                 user_attrs={"retries": retries, "first_number": first_number(frozen), "retry_of": number, **marks},
             )
-        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure)
+        mark_trial(self._state_dir, self._name, number, state="FAIL", failure=failure, requeued=again, **paired(frozen))
         self._recovered(number, {"failure": failure})
         live = optuna.Trial(self.study, frozen._trial_id)  # noqa: SLF001  no public way from number to a live trial
         for key, value in {"failure": failure, "seconds": seconds, "requeued": again}.items():
@@ -195,8 +206,18 @@ class SharedStudy:
 
 
 def first_number(trial: FrozenTrial) -> int:
-    """The number under which these parameters were first tried: retries keep its seeds."""
+    """The number under which these parameters were first tried: retries keep its checkpoints."""
     return int(trial.user_attrs.get("first_number", trial.number))
+
+
+def seed_number(trial: FrozenTrial) -> int:
+    """What the trial's seeds are derived from: its first number, or what it shares with the other half of its pair."""
+    return int(trial.user_attrs.get("seed_number", first_number(trial)))
+
+
+def paired(trial: FrozenTrial) -> dict[str, int]:
+    """Which half of which pair it is, if any; not on which side."""
+    return {key: trial.user_attrs[key] for key in ("pair", "half", "seed_number") if key in trial.user_attrs}
 
 
 def storage_url(state_dir: Path) -> str:
@@ -224,9 +245,9 @@ def _finished(trials: list[FrozenTrial]) -> int:
     return sum(t.state in FINISHED and not t.user_attrs.get("requeued", False) for t in trials)
 
 
-def _has_room(trials: list[FrozenTrial], target: int) -> bool:
+def _room(trials: list[FrozenTrial], target: int) -> int:
     running = sum(t.state == TrialState.RUNNING for t in trials)
-    return _finished(trials) + running < target
+    return target - _finished(trials) - running
 
 
 def _is_alive(state_dir: Path, worker: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from daemon.child.advice import on_trial
 from daemon.child.clock import Clock, SystemClock
 from daemon.child.config import Config
 from daemon.child.logs import configure_logging, get_logger
@@ -217,7 +218,10 @@ def focus(config: Config, arguments: argparse.Namespace) -> int:
     space = search_space(config.study.policy, config.features.stack_bars)
     if arguments.trial is None:
         parent = arguments.study or config.study.name
-        ranges, name = around_the_best(completed_trials(arguments.state_dir, parent), space), f"{parent}-focused"
+        proposed = on_trial(arguments.state_dir, parent)
+        found = completed_trials(arguments.state_dir, parent)
+        drawn = [t for t in found if (t.get("pair"), t.get("half")) not in proposed]
+        ranges, name = around_the_best(drawn, space), f"{parent}-focused"
     else:
         record = find_trial(arguments.state_dir, arguments.study, arguments.trial)
         parent, name = record["study"], f"{record['study']}-{record['number']}-again"

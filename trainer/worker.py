@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import torch
 from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
 from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
@@ -31,7 +32,16 @@ from trainer.routes import Route
 from trainer.score import excess_t, score
 from trainer.sharpe import sharpe, varies
 from trainer.space import Hyperparameters
-from trainer.study import SharedStudy, StudyIdentity, checkpoints, first_number, mark_trial, trial_dir
+from trainer.study import (
+    SharedStudy,
+    StudyIdentity,
+    checkpoints,
+    first_number,
+    mark_trial,
+    paired,
+    seed_number,
+    trial_dir,
+)
 from trainer.training import ROOM_POLL_S, Stopped, Trainer
 
 
@@ -80,7 +90,7 @@ class Worker:
             state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,
             startup_trials=config.study.sampler_startup_trials, seed=config.run.seed + 1000 * index,
             identity=identity(config, dataset), recovered=self._recovered,
-            first=self.route.first(), parent=config.study.parent,
+            route=self.route, advice_share=config.advisor.trial_share, parent=config.study.parent,
         )  # fmt: skip
         self.route.write(state_dir, config.study.name, parent=config.study.parent)
         self._baseline = self._fixed_baseline()
@@ -165,7 +175,15 @@ class Worker:
             at_utc=self.clock.now_utc().isoformat(),
         ))  # fmt: skip
         self._durably(
-            lambda: mark_trial(self.state_dir, study, number, state="RUNNING", parameters=chosen, worker=self.name)
+            lambda: mark_trial(
+                self.state_dir,
+                study,
+                number,
+                state="RUNNING",
+                parameters=chosen,
+                worker=self.name,
+                **paired(_frozen(trial)),
+            )
         )
         self.log.info("trial.started", trial=trial.number)
         result, failure = self._attempt(trial, hyperparameters)
@@ -184,7 +202,9 @@ class Worker:
     def _attempt(self, trial: optuna.Trial, chosen: Hyperparameters) -> tuple[TrialResult | Pruned | None, str | None]:
         """The trial's result, or the category of its failure; an incomplete trial never has a score."""
         try:
-            return self.evaluate(trial.number, _first(trial), chosen), None
+            frozen = _frozen(trial)
+            kept_at = checkpoints(self.state_dir, self.config.study.name, first_number(frozen))
+            return self.evaluate(trial.number, chosen, seed_number=seed_number(frozen), kept_at=kept_at), None
         except Stopped:
             return None, "stopped"
         except Pruned as given_up:
@@ -201,7 +221,7 @@ class Worker:
         self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)
         return None, failure
 
-    def evaluate(self, number: int, seed_number: int, chosen: Hyperparameters) -> TrialResult:
+    def evaluate(self, number: int, chosen: Hyperparameters, *, seed_number: int, kept_at: Path) -> TrialResult:
         """Train on every fold and seed; pool the validation runs; keep the policy of the last fold and first seed.
 
         Raises Pruned when the folds so far say that it is worse than the incumbent on fresh seeds.
@@ -214,7 +234,6 @@ class Worker:
         excess_policy, excess_baseline, means, by_fold = [], [], [], list[float]()
         best = incumbent(self.state_dir, self.config.study.name)
         folds, seeds = self.dataset.folds, self.config.study.seeds
-        kept_at = checkpoints(self.state_dir, self.config.study.name, seed_number)
         for f, fold in enumerate(folds):
             for s in range(seeds):
                 note = f"trial {number} fold {f + 1}/{len(folds)}" + (f" seed {s + 1}/{seeds}" if seeds > 1 else "")
@@ -310,11 +329,10 @@ def _sharpe(run: Run) -> float:
     return float(sharpe(run.returns)) if varies(run.returns) else 0.0
 
 
-def _first(trial: optuna.Trial) -> int:
-    """The number under which these parameters were first tried: retries keep its seeds and its checkpoints."""
-    return first_number(trial.storage.get_trial(trial._trial_id))  # noqa: SLF001  no public way to the frozen trial
+def _frozen(trial: optuna.Trial) -> FrozenTrial:
+    return trial.storage.get_trial(trial._trial_id)  # noqa: SLF001  no public way to the frozen trial
 
 
 def _seed(base: int, trial: int, fold: int, replicate: int) -> int:
-    """A seed per (trial, fold, replicate), the same whichever worker runs it."""
+    """A seed per (seed number, fold, replicate), the same whichever worker runs it."""
     return int(np.random.SeedSequence([base, trial, fold, replicate]).generate_state(1)[0])

@@ -27,14 +27,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         if arguments.last:
             return _show(newest(arguments.state_dir), as_json=arguments.json)
+        stop = StopRequest()
         advisor = Advisor(
             config=config, state_dir=arguments.state_dir, clock=SystemClock(), log=get_logger(),
-            evidence=lambda: ask_trainer(arguments.config, arguments.state_dir),
+            evidence=lambda: ask_trainer(arguments.config, arguments.state_dir), should_stop=lambda: stop.requested,
         )  # fmt: skip
         if arguments.once:
             claims = [] if arguments.claims is None else read_json(arguments.claims)
-            return _show(advisor.advise(claims)[1], as_json=arguments.json)
-        return _serve(advisor, poll_s=config.advisor.poll_s, daily_at=config.advisor.daily_at)
+            return _show(advisor.advise(claims).path, as_json=arguments.json)
+        return _serve(advisor, stop, poll_s=config.advisor.poll_s, daily_at=config.advisor.daily_at)
     except CappuccinoError as error:
         print(f"advisor: {error}", file=sys.stderr)
         return error.exit_code
@@ -49,12 +50,12 @@ def _show(report: Path | None, *, as_json: bool) -> int:
     return 0
 
 
-def _serve(advisor: Advisor, *, poll_s: float, daily_at: str) -> int:
+def _serve(advisor: Advisor, stop: StopRequest, *, poll_s: float, daily_at: str) -> int:
     """Look every `poll_s`, and once a day at `daily_at` (hh:mm UTC) whatever the count.
 
     A job that raises ends the child, so that the supervisor and its reader see it.
     """
-    stop, progress = StopRequest(), Progress.from_environment()
+    progress = Progress.from_environment()
     looks, broken = 0, []
 
     def look(write: Callable[[], bool] = advisor.advise_if_due) -> None:

@@ -31,13 +31,17 @@ class TopTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """What the report says. facts: None before the first score. evidence, judgement: as the trainer wrote them."""
+    """What the report says. n_advised: of n_complete, proposals on trial, by which no parameter is judged.
+
+    facts: None before the first score. evidence, judgement: as the trainer wrote them.
+    """
 
     study: str
     at_utc: str
     score_name: str
     sampling_sd: float | None
     n_complete: int
+    n_advised: int
     target: int
     facts: ScoreFacts | None
     top_three: tuple[TopTrial, ...]
@@ -66,14 +70,16 @@ def analyse(
     claims: statements of another report (daemon.advisor.claims), each checked against these trials and the others.
     """
     scored = [t for t in material.trials if t.score is not None]
+    searched = [t for t in scored if not t.advised]
     facts = score_facts(scored, material.bounds, rng)
-    rows = parameter_rows(scored, material.bounds, rng)
-    agreeing = agreement(scored, material.bounds, rng)
+    rows = parameter_rows(searched, material.bounds, rng)
+    agreeing = agreement(searched, material.bounds, rng)
     scores = np.array([t.score for t in scored], dtype=float)
     return Analysis(
         study=material.study, at_utc=material.at_utc, score_name=material.score_name,
         sampling_sd=material.sampling_sd, n_complete=len(scored),
-        target=material.machine.target, facts=facts, top_three=_top_three(scored), agreement=agreeing, rows=rows,
+        n_advised=len(scored) - len(searched), target=material.machine.target, facts=facts,
+        top_three=_top_three(scored), agreement=agreeing, rows=rows,
         operations=operations(material.trials, material.machine, rng),
         routes=routes(facts, scores, rows, material.bounds, material.evidence, rng), evidence=material.evidence,
         judgement=material.judgement,

@@ -118,6 +118,21 @@ class Figures:
         return f'<div class="figures">{shown}</div>'
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """Details for who wants them: closed on the page, so that a phone shows a report and not its appendix."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+    def markdown(self) -> str:
+        return "\n\n".join(part for b in self.blocks if (part := b.markdown()))
+
+    def html(self) -> str:
+        inner = "\n".join(part for b in self.blocks if (part := b.html()))
+        return f"<details><summary>{_inline(self.summary)}</summary>\n{inner}\n</details>" if inner else ""
+
+
 def markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(part for b in blocks if (part := b.markdown())) + "\n"
 

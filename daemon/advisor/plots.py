@@ -15,7 +15,7 @@ POINTS = 600  # of a cloud; more are thinned evenly, the best tenth is always wh
 LINES = 60  # of a bundle in parallel coordinates
 SLICES = 6
 COORDINATES = 8
-NAME_LENGTH = 24
+LETTER = 5.2  # units a letter of a tick takes
 
 
 def history(trials: Sequence[Trial]) -> str:
@@ -36,7 +36,7 @@ def history(trials: Sequence[Trial]) -> str:
 def importance(rows: Sequence[ParameterRow]) -> str:
     """Share of the distances per parameter, beside what chance gives at its 95 % point."""
     known = sorted((r for r in rows if r.importance), key=lambda r: -(r.importance.share if r.importance else 0.0))
-    pitch, left = 15.0, 150.0
+    pitch, left = 15.0, 12.0 + LETTER * max((len(r.name) for r in known), default=0)
     height = TOP + pitch * len(known) + 34
     most = max((max(r.importance.share, r.importance.null_share) for r in known if r.importance), default=1.0)
     axis = Axis(low=0.0, high=100 * most * 1.05, label="share of all distances, %")
@@ -56,7 +56,7 @@ def importance(rows: Sequence[ParameterRow]) -> str:
         marks.append(
             f'<line class="chance" x1="{chance:.1f}" x2="{chance:.1f}" y1="{y + 1:.1f}" y2="{y + pitch - 1:.1f}"/>'
         )
-        marks.append(text(left - 5, y + pitch - 4, row.name[:NAME_LENGTH], anchor="end"))
+        marks.append(text(left - 5, y + pitch - 4, row.name, anchor="end"))
     marks.append(text((left + WIDTH - RIGHT) / 2, height - 4, axis.label, anchor="middle", kind="label"))
     return figure(marks, "Importance of every parameter beside what chance gives", height)
 
@@ -77,26 +77,18 @@ def _slice(trials: Sequence[Trial], name: str, bound: Bounds) -> str:
     if bound.choices:
         spread = (kept * 0.6180339887 % 1.0 - 0.5) * 0.5  # side by side, the same way every time
         places = np.array([bound.choices.index(v) for v in raw]) + spread
-        axis = Axis(low=-0.5, high=len(bound.choices) - 0.5, label=" · ".join(map(str, bound.choices)))
-        frame: Frame = _Bare(x=axis, y=around(scores.tolist(), "score"))
+        axis = Axis(low=-0.5, high=len(bound.choices) - 0.5, label=name, names=tuple(map(str, bound.choices)))
     else:
         assert bound.low is not None and bound.high is not None
         places = np.array(raw, dtype=float)
         axis = Axis(low=bound.low, high=bound.high, label=name + (" (log)" if bound.log else ""), log=bound.log)
-        frame = Frame(x=axis, y=around(scores.tolist(), "score"))
+    frame = Frame(x=axis, y=around(scores.tolist(), "score"))
     best = top[kept]
     marks = [
         frame.dots(places[~best].tolist(), scores[kept][~best].tolist(), "rest"),
         frame.dots(places[best].tolist(), scores[kept][best].tolist(), "ours"),
     ]
     return frame.drawn(marks, f"{name} against score, {len(active)} trials")
-
-
-class _Bare(Frame):
-    """Choices have no ticks: the label names them from left to right."""
-
-    def _axes(self) -> list[str]:
-        return [p for p in super()._axes() if 'text-anchor="middle"' not in p or 'class="label"' in p]
 
 
 def parallel(trials: Sequence[Trial], rows: Sequence[ParameterRow], bounds: Mapping[str, Bounds]) -> str:
@@ -188,6 +180,7 @@ def deflated(evidence: Mapping[str, Any]) -> str:
 def figures(analysis: Analysis, material: Material) -> dict[str, list[tuple[str, str]]]:
     """(caption, SVG) by section; a section whose figures have nothing to show is left out."""
     scored = [t for t in material.trials if t.score is not None]
+    searched = [t for t in scored if not t.advised]
     known = [r for r in analysis.rows if r.importance]
     found: dict[str, list[tuple[str, str]]] = {}
     if len(scored) > 1:
@@ -197,9 +190,9 @@ def figures(analysis: Analysis, material: Material) -> dict[str, list[tuple[str,
             ("Importance: bars beyond the tick are rarer than 1 in 20 by chance; coloured ones have a verdict",
              importance(known)),
             ("Best tenth (coloured) and others across the leading parameters",
-             parallel(scored, known, material.bounds)),
+             parallel(searched, known, material.bounds)),
         ]  # fmt: skip
-        drawn = slices(scored, known, material.bounds)
+        drawn = slices(searched, known, material.bounds)
         found["slices"] = [(f"{n}: value against score, best tenth coloured", s) for n, s in drawn]
     evidence = analysis.evidence or {}
     if evidence.get("equity"):

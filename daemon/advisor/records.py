@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One ended trial. state: COMPLETE, PRUNED or FAIL; score: None without one; began_s: UTC epoch seconds."""
+    """One ended trial. state: COMPLETE, PRUNED or FAIL; score: None without one; began_s: UTC epoch seconds.
+
+    advised: its values are a proposal's on trial, not the search's: it says nothing about other values.
+    """
 
     number: int
     state: str
@@ -16,6 +19,7 @@ class Trial:
     seconds: float | None
     failure: str | None
     began_s: float | None = None
+    advised: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class Bounds:
     low: float | None = None
     high: float | None = None
     log: bool = False
+    integer: bool = False
     choices: tuple[Any, ...] = ()
 
 

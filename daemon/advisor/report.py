@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from daemon.advisor import words
+from daemon.advisor.advice_text import tried
 from daemon.advisor.analysis import Analysis
+from daemon.advisor.book import Book
 from daemon.advisor.consistency import NEIGHBOURS, P
-from daemon.advisor.document import Block, Bullets, Facts, Figures, Heading, Lead, Paragraph, Table
+from daemon.advisor.document import Block, Bullets, Facts, Figures, Folded, Heading, Lead, Paragraph, Table
 from daemon.advisor.parameters import ParameterRow, shown
 from daemon.advisor.scores import ScoreFacts
 
+NOTHING_TRIED = Book()
 Drawings = Mapping[str, Sequence[tuple[str, str]]]
 
 
@@ -29,7 +32,9 @@ def summary(analysis: Analysis) -> str:
     )  # fmt: skip
 
 
-def blocks(analysis: Analysis, *, changes: Sequence[str], previous_utc: str | None, drawings: Drawings) -> list[Block]:
+def blocks(
+    analysis: Analysis, *, changes: Sequence[str], previous_utc: str | None, drawings: Drawings, book: Book = NOTHING_TRIED
+) -> list[Block]:  # fmt: skip
     """The whole report. changes: against the report of `previous_utc`; drawings: by section, for the page."""
     made: list[Block] = [Heading(text=f"Study {analysis.study}, {analysis.at_utc}", level=1), _lead(analysis)]
     if previous_utc is not None:
@@ -38,6 +43,7 @@ def blocks(analysis: Analysis, *, changes: Sequence[str], previous_utc: str | No
         made += _contradictions(analysis)
     made += [*_scores(analysis, drawings), *_parameters(analysis, drawings), *_top_three(analysis)]
     made += [*_trust(analysis, drawings), *_champion(analysis, drawings), *_operations(analysis), *_routes(analysis)]
+    made += tried(book, _digits(analysis))
     return [*made, *_reading()]
 
 
@@ -111,7 +117,7 @@ def _scores(analysis: Analysis, drawings: Drawings) -> list[Block]:
         )),
         ("noise of one run, SD", words.noise(facts.noise, d)),
         ("where the tail ends", words.tail(facts.tail, d)),
-        *([] if facts.regret is None else [("regret", f"{facts.regret:.{d}f} below that end")]),
+        *([] if facts.regret is None else [("regret", words.regret(facts.regret, d))]),
         ("progress", f"half of the improvement came in the first {facts.half_by} trials; "
          + words.probability_of_more(facts.p_improve)),
     )  # fmt: skip
@@ -134,8 +140,11 @@ def _parameters(analysis: Analysis, drawings: Drawings) -> list[Block]:
         strong=frozenset(i for i, r in enumerate(order) if r.is_finding),
     )  # fmt: skip
     return [
-        Heading(text=f"Parameters: the best {facts.top_n} against the other {facts.n - facts.top_n}"),
-        *_said(analysis), table, *_drawn(drawings, "parameters"), *_drawn(drawings, "slices"),
+        Heading(text=f"Parameters: the best {max(r.n_top for r in order)} against the other {max(r.n_rest for r in order)}"),
+        *_said(analysis), *([Paragraph(text=_LEFT_OUT.format(n=analysis.n_advised))] if analysis.n_advised else []),
+        *_drawn(drawings, "parameters"),
+        Folded(summary=f"All {len(order)} parameters, with their numbers", blocks=(table,)),
+        Folded(summary="Values against scores, the most important parameters", blocks=tuple(_drawn(drawings, "slices"))),
     ]  # fmt: skip
 
 
@@ -208,7 +217,7 @@ def _top_three(analysis: Analysis) -> list[Block]:
                     f"{r.p_neighbours:.2f}") for r in rows),
         strong=frozenset(i for i, r in enumerate(rows) if r.p_neighbours < P),
     )  # fmt: skip
-    return [*made, table]
+    return [*made, Folded(summary=f"Their values of all {len(rows)} parameters", blocks=(table,))]
 
 
 def _spread(spread: float | None, values: tuple[Any, ...]) -> str:
@@ -232,7 +241,7 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
         f"{e['years_needed']:.3g} years: " + (f"{left} are left" if left > 0 else f"overdrawn by {-left}")
     )  # fmt: skip
     rows = [
-        ("deflated Sharpe ratio (probability)", words.counts(e) or "not estimable"),
+        ("deflated Sharpe ratio (probability) of the best trial's own run", words.counts(e) or "not estimable"),
         ("best trial, annual Sharpe ratio", (
             f"{words.signed(e['best_annual_sharpe'])}; the best of {e['n_ever']} skill-less trials would show "
             f"{e['chance_annual_sharpe']:+.2f} on so few bars"
@@ -259,6 +268,10 @@ def _champion(analysis: Analysis, drawings: Drawings) -> list[Block]:
     )  # fmt: skip
     made: list[Block] = [Heading(text="Champion and baselines"), Paragraph(text=_champion_line(analysis) + ".")]
     if rows:
+        made.append(Paragraph(text=(
+            "The gates judge a configuration on fresh seeds, by the trials started until then: their deflated Sharpe ratio is "
+            "that of the median seed, the one above that of the best trial's own, chosen run."
+        )))  # fmt: skip
         made.append(Table(head=("gate", "verdict", "value", "required", "what"), rows=rows))
     return [*made, *_drawn(drawings, "equity")]
 
@@ -334,9 +347,13 @@ def _contradictions(analysis: Analysis) -> list[Block]:
 
 
 def _reading() -> list[Block]:
-    return [Heading(text="How to read this"), Bullets(items=tuple(" ".join(t.split()) for t in _NOTES))]
+    notes = Bullets(items=tuple(" ".join(t.split()) for t in _NOTES))
+    return [Heading(text="How to read this"), Folded(summary="What the words and numbers mean", blocks=(notes,))]
 
 
+_LEFT_OUT = (
+    "Without the {n} trials of proposals on trial: their values were chosen together, so nothing follows for each."
+)
 _NOTES = (
     "`no evidence` says that nothing was found, not that the parameter is irrelevant; only `equivalent` says that.",
     """Effect: Cliff's delta, −1 to 1, positive where the best tenth has larger values; for a choice, the share of the best

@@ -4,8 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.advisor.analysis import Analysis, analyse
 from daemon.advisor.changes import changes
+from daemon.advisor.desk import Desk
 from daemon.advisor.document import html, markdown
 from daemon.advisor.plots import figures
+from daemon.advisor.proposer import proposals
 from daemon.advisor.records import Bounds, Machine, Material, Trial
 from daemon.advisor.report import blocks, summary
+from daemon.child.advice import on_trial
 from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.credentials import credential
 from features.errors import CappuccinoError
 from features.files import read_json, read_jsonl, write_atomic
 
@@ -31,6 +35,16 @@ Evidence = Mapping[str, Any] | None
 
 class EvidenceFailed(CappuccinoError):
     """The trainer could not say what the returns show; its own words are in the message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advised:
+    """record: as stored; path: of the Markdown."""
+
+    analysis: Analysis
+    material: Material
+    record: Mapping[str, Any]
+    path: Path
 
 
 def ask_trainer(config: Path, state_dir: Path) -> Evidence:
@@ -61,20 +75,26 @@ class Advisor:
 
     def __init__(
         self, *, config: Config, state_dir: Path, clock: Clock, log: FilteringBoundLogger,
-        evidence: Callable[[], Evidence],
+        evidence: Callable[[], Evidence], should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._config, self._state_dir, self._clock, self._log = config, state_dir, clock, log
         self._evidence = evidence
         self._folder = state_dir / "advice"
         self._trials_dir = state_dir / "trials" / config.study.name
         self._ended: dict[str, dict[str, Any]] = {}
+        self._should_stop = should_stop
+        self.desk = Desk(
+            state_dir=state_dir, study=config.study.name, clock=clock, log=log, target=config.study.target_trials,
+            share=config.advisor.trial_share,
+        )  # fmt: skip
 
     def advise_if_due(self) -> bool:
-        """Write a report if `advisor.every_trials` more trials have completed since the last one."""
+        """Settle what pairs have ended; a report if `advisor.every_trials` more trials completed since the last one."""
+        self.desk.settle(self._records())
         complete = sum(r.get("score") is not None for r in self._records())
         if complete == 0 or complete - self._analysed() < self._config.advisor.every_trials:
             return False
-        self.advise()
+        self._advise_and_act()
         return True
 
     def advise_if_new(self) -> bool:
@@ -83,19 +103,43 @@ class Advisor:
         ended = len(self._records())
         if ended == 0 or (previous is not None and previous["operations"]["ended"] == ended):
             return False
-        self.advise()
+        self._advise_and_act()
         return True
 
-    def advise(self, claims: Sequence[Mapping[str, Any]] = ()) -> tuple[Analysis, Path]:
-        """Analyse now; write advice/<time>-n<trials>.md, .html and .json, and latest.json. The path is the Markdown's."""
+    def _advise_and_act(self) -> None:
+        """A report, then what it and the model would try; not on a study that cannot be run here, nor without a share."""
+        made = self.advise()
+        if self._config.advisor.trial_share == 0.0 or (self._trials_dir / "imported.json").exists():
+            return
+        bounds, trials = made.material.bounds, made.material.trials
+        self.desk.propose(proposals(made.analysis, trials, bounds, self.desk.book()), bounds, trials)
+        if self._config.llm.enabled:
+            self.consult(made)
+
+    def consult(self, made: Advised) -> None:
+        """Ask the language model what it would try."""
+        from daemon.advisor.llm import CREDENTIAL, consult  # with it comes the network client: not where it is off
+
+        consult(
+            self.desk, self._config.llm, made.record, made.material.bounds, made.material.trials,
+            key=credential(CREDENTIAL, Path(self._config.run.credentials_dir)), should_stop=self._should_stop,
+        )  # fmt: skip
+
+    def advise(self, claims: Sequence[Mapping[str, Any]] = ()) -> Advised:
+        """Analyse now; write advice/<time>-n<trials>.md, .html and .json, and latest.json."""
         now = self._clock.now_utc()
         material = self._material(now)
         analysis = analyse(material, np.random.default_rng(self._config.run.seed + len(material.trials)), claims)
         previous = self._previous()
-        record = {**asdict(analysis), "created_utc": now.isoformat(), "summary": summary(analysis)}
+        book = self.desk.book()
+        record = {
+            **asdict(analysis), "created_utc": now.isoformat(), "summary": summary(analysis), **book.to_dict(),
+            "space": {name: asdict(b) for name, b in material.bounds.items()},
+        }  # fmt: skip
         report = blocks(
             analysis, changes=[] if previous is None else changes(previous, record),
             previous_utc=None if previous is None else previous["at_utc"], drawings=figures(analysis, material),
+            book=book,
         )  # fmt: skip
         stem = self._folder / f"{now:%Y%m%dT%H%M%SZ}-n{analysis.n_complete}"
         stored = json.dumps(record, allow_nan=False).encode()
@@ -104,12 +148,13 @@ class Advisor:
         write_atomic(stem.with_suffix(".json"), stored)
         write_atomic(self._folder / "latest.json", stored)
         self._log.info("advisor.analysed", trials=analysis.n_complete, summary=record["summary"])
-        return analysis, stem.with_suffix(".md")
+        return Advised(analysis=analysis, material=material, record=record, path=stem.with_suffix(".md"))
 
     def _material(self, now: datetime) -> Material:
         config, step_s = self._config, self._config.market.timeframe_s
         records = self._records()
         began = self._began_s()
+        advised = on_trial(self._state_dir, config.study.name)
         judged = self._state_dir / "champion.json"
         judgement = read_json(judged) if judged.exists() else None
         unit = "hourly" if step_s == 3600 else f"{step_s} s"
@@ -117,7 +162,7 @@ class Advisor:
             study=config.study.name, at_utc=f"{now:%Y-%m-%d %H:%M} UTC",
             score_name=f"t-statistic of the {unit} log return in excess of 1/N daily, net of costs",
             sampling_sd=1.0,
-            trials=tuple(_trial(r, began) for r in records), bounds=self._bounds(), machine=self._machine(now, records),
+            trials=tuple(_trial(r, began, advised) for r in records), bounds=self._bounds(), machine=self._machine(now, records),
             evidence=self._evidence(),
             judgement=judgement if judgement is not None and judgement["study"] == config.study.name else None,
         )  # fmt: skip
@@ -145,7 +190,11 @@ class Advisor:
         space: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
         return {
             name: Bounds(
-                low=p.get("low"), high=p.get("high"), log=p.get("log", False), choices=tuple(p.get("choices", ()))
+                low=p.get("low"),
+                high=p.get("high"),
+                log=p.get("log", False),
+                integer=p.get("integer", False),
+                choices=tuple(p.get("choices", ())),
             )
             for name, p in space.items()
         }
@@ -177,9 +226,9 @@ def newest(state_dir: Path) -> Path | None:
     return max((state_dir / "advice").glob("*.md"), default=None)
 
 
-def _trial(record: Mapping[str, Any], began_s: Mapping[int, float]) -> Trial:
+def _trial(record: Mapping[str, Any], began_s: Mapping[int, float], advised: Container[Any]) -> Trial:
     return Trial(
         number=record["number"], state=record["state"], score=record.get("score"),
         parameters=record.get("parameters", {}), seconds=record.get("seconds"), failure=record.get("failure"),
-        began_s=began_s.get(record["number"]),
+        began_s=began_s.get(record["number"]), advised=(record.get("pair"), record.get("half")) in advised,
     )  # fmt: skip

@@ -24,6 +24,8 @@ tr.strong td { background: var(--good); }
 dl { display: grid; grid-template-columns: minmax(140px, 22%) 1fr; gap: 4px 16px; margin: 12px 0; font-size: .92rem; }
 dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }
+details { margin: 12px 0; }
+summary { cursor: pointer; color: var(--ours); padding: 6px 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; margin: 12px 0; }
 figure { margin: 0; min-width: 0; max-width: 620px; }
 figcaption { color: var(--soft); font-size: .82rem; line-height: 1.35; }

@@ -15,13 +15,14 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 34.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """low … high in data units, drawn linearly or in decades."""
+    """low … high in data units, drawn linearly or in decades. names: of 0, 1, … in place of ticks."""
 
     low: float
     high: float
     label: str
     log: bool = False
     whole: bool = False
+    names: tuple[str, ...] = ()
 
     def share(self, value: float) -> float:
         """0 at low, 1 at high, held within."""
@@ -109,8 +110,9 @@ class Frame:
             _, py = self.at(self.x.low, tick)
             parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{py:.1f}" y2="{py:.1f}"/>')
             parts.append(text(left - 4, py + 3.5, number(tick), anchor="end"))
-        ticks = self.x.ticks()
-        for tick in ticks:
+        for place, name in enumerate(self.x.names):
+            parts.append(text(self.at(place, self.y.low)[0], floor + 13, name, anchor="middle"))
+        for tick in () if self.x.names else self.x.ticks():
             px, _ = self.at(tick, self.y.low)
             anchor = "end" if px > WIDTH - 28 else "middle"
             parts.append(text(px, floor + 13, number(tick), anchor=anchor))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from daemon.child.advisor_config import AdvisorConfig, LlmConfig
 from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
 
@@ -184,13 +184,6 @@ class GpuConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdvisorConfig:
-    every_trials: int = 50
-    poll_s: float = 30.0
-    daily_at: str = "06:00"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NotifyConfig:
     enabled: bool = False
     at_least: Literal["info", "warn", "fail"] = "info"
@@ -220,6 +213,7 @@ class Config:
     janitor: JanitorConfig = field(default_factory=JanitorConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
     advisor: AdvisorConfig = field(default_factory=AdvisorConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
     notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     def to_json(self) -> str:
@@ -252,7 +246,6 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
     config = Config(**sections)
     _check(config)
     _check_limits(config)
-    _check_daily(config)
     _check_order(config)
     return config
 
@@ -309,7 +302,7 @@ def _check(config: Config) -> None:
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
         ("promotion.seeds", config.promotion.seeds), ("promotion.ensemble_members", config.promotion.ensemble_members),
-        ("advisor.every_trials", config.advisor.every_trials), ("daemon.torch_threads", config.daemon.torch_threads),
+        ("daemon.torch_threads", config.daemon.torch_threads),
         ("notify.burst", config.notify.burst),
     )  # fmt: skip
     for name, value in at_least_one:
@@ -333,11 +326,6 @@ def _check(config: Config) -> None:
     _check_broker(config)
     if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
         raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
-
-
-def _check_daily(config: Config) -> None:
-    if config.advisor.daily_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", config.advisor.daily_at):
-        raise ConfigurationError(f"advisor.daily_at is {config.advisor.daily_at!r}", hint='write hh:mm in UTC, or ""')
 
 
 def _check_limits(config: Config) -> None:

@@ -51,6 +51,7 @@ VERBS = {
     "rearm": ("program", "let a halted paper account trade again, after you have looked"),
     "drill": ("program", "prove on a shadow account that the kill switch fires (drill kill-switch)"),
     "advise": ("program", "analyse the trials now"),
+    "advice": ("advice", "what the advisor tries: list, show, adopt, retract NAME"),
     "data": ("data", "stored candles: download, update, verify, repair, show, hash"),
     "features": ("features", "what can be computed, what a policy sees, what differs between two"),
     "notify": ("program", "send one test message to every configured service (--test)"),

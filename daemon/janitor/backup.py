@@ -25,7 +25,8 @@ BACKUPS = "backups"
 MANIFEST = "manifest.json"
 # databases that must agree with one another are copied together
 DATABASES = (("study.db",), ("paper/journal.db", "paper/broker.db"), ("supervisor.db",))
-LEDGERS = ("ledger.jsonl", "holdout.jsonl")  # copied after the study: they then know every trial that it knows
+# copied after the study: they then know every trial that it knows
+LEDGERS = ("ledger.jsonl", "holdout.jsonl", "advice/audit.jsonl")
 POINTERS = ("champion.json",)
 
 

@@ -30,7 +30,7 @@ def opened(
         startup_trials=2,
         seed=1,
         identity=identity,
-        first=ROUTE.first(),
+        route=ROUTE,
     )
 
 
