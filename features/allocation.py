@@ -54,10 +54,10 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
 def limit_weights(weights: Any, limits: Limits) -> Any:
     """Cap each asset and keep the cash reserve; the cut goes to cash, never to another asset."""
     xp = array_namespace(weights)
-    capped = xp.clip(weights, 0.0, limits.max_weight)
+    capped = weights.clip(0.0, limits.max_weight)
     invested = xp.sum(capped, axis=-1, keepdims=True)
     room = 1.0 - limits.min_cash_reserve
-    return capped * xp.where(invested > room, room / xp.clip(invested, 1e-12, None), xp.ones_like(invested))
+    return capped * xp.where(invested > room, room / invested.clip(1e-12, None), xp.ones_like(invested))
 
 
 def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, min_notional: Any) -> Any:
@@ -79,5 +79,5 @@ def to_lots(quantity: Any, lot: Any) -> Any:
     xp = array_namespace(quantity)
     unit = xp.where(lot > 0, lot, xp.ones_like(lot))
     # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
-    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit * xp.sign(quantity)
-    return xp.where(lot > 0, whole, quantity)
+    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit
+    return xp.where(lot > 0, xp.copysign(whole, quantity), quantity)
