@@ -46,7 +46,7 @@ def fill_trades(
     unspent = 8.0 * (delta.shape[-1] + 1) * float(xp.finfo(delta.dtype).eps)
     have = ((cash + proceeds) * (1.0 - unspent)).clip(0.0, None)
     short = need > have
-    share = xp.where(short, have / xp.where(need > 0, need, xp.ones_like(need)), xp.ones_like(need))
+    share = have / need.clip(1e-12, None)
     bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)
     done = sold + bought
     if fee_in_received:

@@ -57,7 +57,7 @@ def limit_weights(weights: Any, limits: Limits) -> Any:
     capped = weights.clip(0.0, limits.max_weight)
     invested = xp.sum(capped, axis=-1, keepdims=True)
     room = 1.0 - limits.min_cash_reserve
-    return capped * xp.where(invested > room, room / invested.clip(1e-12, None), xp.ones_like(invested))
+    return capped * (room / invested.clip(max(room, 1e-12), None))
 
 
 def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, min_notional: Any) -> Any:
@@ -77,7 +77,8 @@ def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, 
 def to_lots(quantity: Any, lot: Any) -> Any:
     """Round signed quantities towards zero to whole lots; a lot of 0 leaves them as they are."""
     xp = array_namespace(quantity)
-    unit = xp.where(lot > 0, lot, xp.ones_like(lot))
+    divisible = lot == 0
+    unit = lot + divisible  # 1 where there is none
     # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
     whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit
-    return xp.where(lot > 0, xp.copysign(whole, quantity), quantity)
+    return xp.where(divisible, quantity, xp.copysign(whole, quantity))

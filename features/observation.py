@@ -89,5 +89,5 @@ def account_columns(*, weights: Any, cash_weight: Any, drawdown: Any, bars_since
     """`account_block` of an account that is valued already: weights (..., N), the others (...)."""
     xp = array_namespace(weights)
     since = xp.log1p(bars_since_trade.clip(0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
-    account = xp.stack([cash_weight, drawdown, since], axis=-1)
-    return xp.astype(xp.concat([weights, account], axis=-1), xp.float32)
+    account = [x[..., None] for x in (cash_weight, drawdown, since)]
+    return xp.astype(xp.concat([weights, *account], axis=-1), xp.float32)
