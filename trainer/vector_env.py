@@ -8,7 +8,7 @@ are accounts with a random start and length each. Everything an account does —
 observation — is the code of `features`, on torch tensors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -54,6 +54,9 @@ class MarketTensors:
             market=torch.as_tensor(np.ascontiguousarray(blocks), device=device),
             bars=torch.cat([close, *others, benchmark], dim=1).to(device),
         )
+
+    def to(self, device: str) -> Self:
+        return replace(self, market=self.market.to(device), bars=self.bars.to(device))
 
     @property
     def n_assets(self) -> int:
