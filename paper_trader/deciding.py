@@ -21,8 +21,6 @@ from paper_trader.champion import Holding
 from paper_trader.journal import Decided, Journal
 from paper_trader.parity import Rederiver, difference
 
-PROOF_EVERY_DECISIONS = 24  # after its orders; the first of a life or a policy is proved before anything is ordered
-
 
 class ParityBroken(DataError):
     """What the trader saw or wants is not what the training path makes of the stored bars."""
@@ -45,7 +43,7 @@ class Deciding:
         self.state = journal.risk_states(since_s=last_s)[last_s]
         self.holding: Holding | None = None
         self._market: NDArray[np.float32] | None = None
-        self._unproved, self._first = 0, True
+        self._first = True
 
     def take_up(self, holding: Holding) -> None:
         """Another policy from the next decision on."""
@@ -115,10 +113,12 @@ class Deciding:
             min_notional=self._rules.arrays(bar.tickers)[1], flatten=flatten,
         )  # fmt: skip
 
-    def prove_if_due(self, decision: Decision, account: Ledger) -> None:
-        """Once the orders are out: a proof takes longer than they may. Raises ParityBroken."""
-        self._unproved += 1
-        if self._unproved >= PROOF_EVERY_DECISIONS:
+    def prove(self, decision: Decision, account: Ledger) -> None:
+        """Once the orders are out, since a proof takes longer than they may. Raises ParityBroken.
+
+        The first decision of a life or a policy was proved before anything was ordered.
+        """
+        if decision.close_time_s > self._proved[0]:
             self._prove(decision, account)
 
     def _prove(self, decision: Decision, account: Ledger) -> None:
@@ -134,7 +134,7 @@ class Deciding:
         if self._journal.chain(after_s=proved_s, before=chain) != self._chain:
             raise ParityBroken(f"parity: {utc_text(at_s)}: the stored bars are not those that were seen")
         self._require_same(decision, self.holding.artifact_id, account)
-        self._proved, self._first, self._unproved = (at_s, self._chain), False, 0
+        self._proved, self._first = (at_s, self._chain), False
 
     def _require_same(self, decision: Decision, artifact: str, account: Ledger) -> None:
         """Raises ParityBroken unless the training path decides the same, with the policy as it lies on disk."""

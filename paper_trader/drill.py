@@ -98,7 +98,7 @@ class _Desk:
         broker = SimulatedBroker(place / "broker.db", costs=costs, rules=self.rules, opening=opening, opened_s=_BEGIN_S)
         books.callback(broker.close)
         self.flow = OrderFlow(
-            journal=self.journal, broker=broker, sendings=Sendings(born_s=0.0), now_s=lambda: 0.0,
+            journal=self.journal, broker=broker, rules=self.rules, sendings=Sendings(born_s=0.0), now_s=lambda: 0.0,
             pause=lambda _: None, log=get_logger(),
         )  # fmt: skip
         at_s, self.account = self.journal.last_mark()

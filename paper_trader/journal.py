@@ -24,7 +24,7 @@ from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.anchoring import Anchors
 from paper_trader.bar_log import decoded, encoded, linked
-from paper_trader.database import open_database, transaction
+from paper_trader.database import fold_back, open_database, transaction
 
 SCHEMA = 3
 STATES = ("INTENT", "UNKNOWN", "ACKED", "REJECTED", "ABANDONED", "CLOSED")  # see paper_trader.orders
@@ -116,6 +116,9 @@ class Journal:
 
     def close(self) -> None:
         self._connection.close()
+
+    def fold_back(self) -> None:
+        fold_back(self._connection)
 
     def meta(self) -> dict[str, str]:
         return dict(self._connection.execute("SELECT key, value FROM meta"))

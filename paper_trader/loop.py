@@ -73,8 +73,7 @@ class Trader:
         self._pointer_stamp_ns = -1
         self._clock_offset_s: float | None = None
         self._clock_due_s, self._at_hand_s = 0.0, clock.monotonic_s()
-        self._drill = last_drill(state_dir)
-        self._mismatches, self._pulses = 0, 0
+        self._drill, self._mismatches, self._pulses = last_drill(state_dir), 0, 0
         self._picture = Picture(state_dir / "paper" / "status.json", clock)
         self._sendings = Sendings(born_s=clock.now_utc().timestamp())
         self._halt_due = ""  # a halt that the journal has not taken yet
@@ -160,7 +159,7 @@ class Trader:
             opening=Ledger.opened(self._spec.tickers, self.config.account.initial_cash),
         )))  # fmt: skip
         self._orders = OrderFlow(
-            journal=self._journal, broker=broker, sendings=self._sendings, now_s=self._waiting.now_s,
+            journal=self._journal, broker=broker, rules=self._rules, sendings=self._sendings, now_s=self._waiting.now_s,
             pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
         )  # fmt: skip
         self._deciding = Deciding(
@@ -262,6 +261,7 @@ class Trader:
         self._drill_if_due()
         self._pulse(self._note())
         self._write_status()
+        self._orders.rest()
 
     def _halt_if_books_differ(self) -> None:
         if text := self._orders.difference:
@@ -294,7 +294,7 @@ class Trader:
         took_s = self.clock.monotonic_s() - self._at_hand_s
         self._latencies.append(took_s)
         self._journal.note_latency(bar.last_close_s, took_s)
-        self._deciding.prove_if_due(decided.decision, self._account)
+        self._deciding.prove(decided.decision, self._account)
 
     def _finish_interrupted_bar(self) -> None:
         """After a restart of a replay: decide on the newest bar if the crash came before that."""

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from features.bars import Bars
 from features.ledger import Fill, Ledger
+from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.base import Broker, BrokerUnavailable, Deferred, Known
 from paper_trader.journal import Decided, Execution, Intent, Journal, Note
@@ -49,11 +50,11 @@ class OrderFlow:
     """
 
     def __init__(
-        self, *, journal: Journal, broker: Broker, sendings: Sendings, now_s: Callable[[], float],
+        self, *, journal: Journal, broker: Broker, rules: VenueRules, sendings: Sendings, now_s: Callable[[], float],
         pause: Callable[[float], None], log: FilteringBoundLogger, crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._journal, self._broker, self._crash_point, self._log = journal, broker, crash_point, log
-        self._sendings, self._now_s, self._pause = sendings, now_s, pause
+        self._rules, self._sendings, self._now_s, self._pause = rules, sendings, now_s, pause
         self._not_before_s = self._resolve_due_s = 0.0
         self.difference = ""
 
@@ -65,9 +66,8 @@ class OrderFlow:
         """Write down the decision, the limits' state after it and every order it calls for, then send them."""
         now_s = self._now_s()
         wanted = intents(
-            [(t, max(q, -held.quantity[held.tickers.index(t)])) for t, q in orders], account=ACCOUNT,
-            artifact=decided.artifact, close_time_s=decided.decision.close_time_s, sent_s=now_s,
-            expires_s=now_s + self._broker.traits.order_life_s,
+            self._sendable(orders, held), account=ACCOUNT, artifact=decided.artifact,
+            close_time_s=decided.decision.close_time_s, sent_s=now_s, expires_s=now_s + self._broker.traits.order_life_s,
         )  # fmt: skip
         self._journal.decide(decided, state, wanted)
         self._crash_point("decided")
@@ -76,6 +76,14 @@ class OrderFlow:
         if sells and buys:
             self._await(sells)
         self._send(buys)
+
+    def _sendable(self, orders: Sequence[tuple[str, Decimal]], held: Ledger) -> list[tuple[str, Decimal]]:
+        """Sells of no more than is held, and where the venue wants them so, in whole lots."""
+        found = []
+        for ticker, quantity in orders:
+            sent, lot = max(quantity, -held.quantity[held.tickers.index(ticker)]), self._rules.rule(ticker).lot_decimal
+            found.append((ticker, sent // lot * lot if self._broker.traits.whole_lots and lot else sent))
+        return [(t, q) for t, q in found if q]
 
     def resolve(self) -> None:
         """One look at everything whose fate is open, and at what was given up lately."""
@@ -91,7 +99,7 @@ class OrderFlow:
                     self._keep([note])
                     self._broker.cancel(intent)
                 case Resend() if self._now_s() >= self._not_before_s:
-                    self._send([intent])
+                    self._send([intent], again=True)
                 case _:
                     pass
 
@@ -100,7 +108,12 @@ class OrderFlow:
         if self._now_s() >= self._resolve_due_s:
             self.resolve()
 
-    def _send(self, wanted: Sequence[Intent]) -> None:
+    def rest(self) -> None:
+        """Once a bar's orders are out: what the books put off until nobody waits for them."""
+        self._journal.fold_back()
+        self._broker.rest()
+
+    def _send(self, wanted: Sequence[Intent], *, again: bool = False) -> None:
         """One POST each, then what became of them in one transaction."""
         notes = []
         for intent in wanted:
@@ -110,7 +123,7 @@ class OrderFlow:
             self._crash_point("submitted")
             if isinstance(outcome, Deferred):
                 self._not_before_s = self._now_s() + outcome.retry_after_s
-            notes.append(after_post(intent, outcome))
+            notes.append(after_post(intent, outcome, again=again))
         if notes:
             self._keep(notes)
             self._crash_point("acknowledged")

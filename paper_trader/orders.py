@@ -6,7 +6,7 @@ The id is derived from what the order is for, so that sending it again is sendin
     UNKNOWN   sent; the answer did not say whether it was taken
     ACKED     the broker has it
     REJECTED  the broker will not have it
-    ABANDONED not found and too old to be sent again; watched, and cancelled should it appear
+    ABANDONED not found, and refused or too old when it was to be sent again; watched, and cancelled should it appear
     CLOSED    the bar in which it could fill is booked
 """
 
@@ -42,11 +42,14 @@ def intents(
     )  # fmt: skip
 
 
-def after_post(intent: Intent, outcome: Outcome) -> Note:
-    """What one sending has settled."""
+def after_post(intent: Intent, outcome: Outcome, *, again: bool) -> Note:
+    """What one sending has settled. again: it was sent before, and what is refused now may be a double of what was taken."""
     match outcome:
         case Accepted(order_id=order_id):
             return Note(client_order_id=intent.client_order_id, state="ACKED", order_id=order_id)
+        case Rejected(reason=reason) if again:
+            reason = f"refused when sent again: {reason}"
+            return Note(client_order_id=intent.client_order_id, state="ABANDONED", reason=reason)
         case Rejected(reason=reason):
             return Note(client_order_id=intent.client_order_id, state="REJECTED", reason=reason)
         case Deferred(reason=reason):

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import ccxt
-
 from features.errors import ConfigurationError
+from features.sources.ccxt_library import errors, exchange_class
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, Trouble, checked_api_url, quiet_clients
 
 PARSING = (TypeError, KeyError)  # what ccxt raises over an answer of unexpected form
-MISCONFIGURED = (ccxt.BadSymbol, ccxt.NotSupported, ccxt.ArgumentsRequired)
+MISCONFIGURED = (errors.BadSymbol, errors.NotSupported, errors.ArgumentsRequired)
 SPOKEN = (
-    ((ccxt.RateLimitExceeded, ccxt.DDoSProtection), Trouble.RATE_LIMITED),
-    (ccxt.OnMaintenance, Trouble.MAINTENANCE),
-    (ccxt.AuthenticationError, Trouble.KEYS_REFUSED),
-    ((ccxt.BadSymbol, ccxt.NotSupported, ccxt.ArgumentsRequired), Trouble.MISCONFIGURED),
-    (ccxt.InvalidNonce, Trouble.REFUSED),
+    ((errors.RateLimitExceeded, errors.DDoSProtection), Trouble.RATE_LIMITED),
+    (errors.OnMaintenance, Trouble.MAINTENANCE),
+    (errors.AuthenticationError, Trouble.KEYS_REFUSED),
+    ((errors.BadSymbol, errors.NotSupported, errors.ArgumentsRequired), Trouble.MISCONFIGURED),
+    (errors.InvalidNonce, Trouble.REFUSED),
 )
 
 
@@ -33,7 +32,6 @@ def open_client(
     keys: needed by the `alpaca` class alone, whose list of pairs is not public; it is only ever given the paper
     account's host. Raises ConfigurationError for an unknown exchange or absent keys.
     """
-    _require_known(exchange)
     quiet_clients()
     options: dict[str, Any] = {"defaultType": "spot"}
     if exchange.startswith("binance"):
@@ -48,7 +46,7 @@ def open_client(
                 hint="supply the credentials alpaca_key_id and alpaca_secret_key, or set market.source = alpaca",
             )
         settings |= {"apiKey": keys.key_id, "secret": keys.secret}
-    client = getattr(ccxt, exchange)(settings)
+    client = exchange_class(exchange)(settings)
     if exchange == "alpaca" and not urls:  # with urls of our own this call would put the real hosts back
         client.set_sandbox_mode(True)
     return client
@@ -63,30 +61,22 @@ def urls_for(exchange: str, api_url: str) -> dict[str, Any]:
     if not api_url:
         return {}
     host = checked_api_url(api_url)
-    _require_known(exchange)
 
     def moved(url: Any) -> Any:
         if isinstance(url, Mapping):
             return {name: moved(inner) for name, inner in url.items()}
         return host + urlsplit(str(url)).path
 
-    return {"api": moved(getattr(ccxt, exchange)().urls["api"])}
+    return {"api": moved(exchange_class(exchange)().urls["api"])}
 
 
 def classify(error: BaseException, status: int | None) -> Trouble | None:
     """What an exception of a ccxt client means; status: of the answer it arose from, None where there was none."""
-    if not isinstance(error, (ccxt.BaseError, *PARSING)):
+    if not isinstance(error, (errors.BaseError, *PARSING)):
         return None
     for kinds, trouble in SPOKEN:
         if isinstance(error, kinds):
             return trouble
     if status is not None and status >= 400:
         return Trouble.PASSING if status >= 500 else Trouble.REFUSED
-    return Trouble.PASSING if isinstance(error, (ccxt.OperationFailed, *PARSING)) else Trouble.REFUSED
-
-
-def _require_known(exchange: str) -> None:
-    if exchange not in ccxt.exchanges:
-        raise ConfigurationError(
-            f"ccxt knows no exchange {exchange!r}", hint="see market.exchange; for example binance"
-        )
+    return Trouble.PASSING if isinstance(error, (errors.OperationFailed, *PARSING)) else Trouble.REFUSED

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-import ccxt
-
 from features.errors import ConfigurationError
 from features.sources.ccxt_client import classify, open_client, urls_for
+from features.sources.ccxt_library import DECIMAL_PLACES
 from features.sources.closing import Candle
 from features.sources.keys import KeyPair
 from features.sources.live import Page
@@ -123,7 +122,7 @@ def read_venue_rules(client: Any, *, tickers: Sequence[str], quote: str) -> Venu
 
 
 def _step(client: Any, precision: float | None) -> str:
-    if precision is not None and client.precisionMode == ccxt.DECIMAL_PLACES:
+    if precision is not None and client.precisionMode == DECIMAL_PLACES:
         return _plain(Decimal(1).scaleb(-int(precision)))
     return _plain(precision)
 

@@ -68,7 +68,8 @@ class AlpacaBroker:
     """`ticker/quote` pairs of one paper account. fee: fraction of each trade. beat: called before every request."""
 
     traits = Traits(
-        order_life_s=ORDER_LIFE_S, late_s=0.0, settles_s=SETTLES_S, cash_unit=Decimal("0.01"), coin_unit=BASE_UNIT
+        order_life_s=ORDER_LIFE_S, late_s=0.0, settles_s=SETTLES_S, cash_unit=Decimal("0.01"), coin_unit=BASE_UNIT,
+        whole_lots=True,
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +154,9 @@ class AlpacaBroker:
 
     def on_bar(self, bar: Bars) -> None:
         """The venue's market moves by itself."""
+
+    def rest(self) -> None:
+        """Nothing is put off."""
 
     def stands_at(self) -> int | None:
         return None

@@ -95,7 +95,8 @@ class Traits:
     order_life_s: an order that was not accepted within this time of its decision is given up. late_s: for how long
     after it was sent an order that cannot be found may still arrive *and* sending it again could make two; 0 where a
     client order id is taken once for ever. settles_s: how long fills, positions and cash may lag behind each other.
-    cash_unit, coin_unit: what one fill may be off by rounding.
+    cash_unit, coin_unit: what one fill may be off by rounding. whole_lots: orders of anything else are refused, so that the
+    dust which fees in coins leave cannot be sold.
     """
 
     order_life_s: float
@@ -103,6 +104,7 @@ class Traits:
     settles_s: float
     cash_unit: Decimal
     coin_unit: Decimal
+    whole_lots: bool
 
 
 class Broker(Protocol):
@@ -143,6 +145,10 @@ class Broker(Protocol):
 
     def on_bar(self, bar: Bars) -> None:
         """A bar closed (one bar). An embedded market fills at its open, once; a venue's has moved by itself."""
+        ...
+
+    def rest(self) -> None:
+        """The bar's orders are out, and nothing waits: time for what was put off."""
         ...
 
     def stands_at(self) -> int | None:

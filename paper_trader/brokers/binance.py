@@ -12,13 +12,13 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
-import ccxt
 import requests
 
 from features.bars import Bars
 from features.errors import ConfigurationError
 from features.ledger import Fill
 from features.sources.ccxt_client import PARSING, open_client, urls_for
+from features.sources.ccxt_library import errors
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
 from paper_trader.brokers.alpaca import ORDER_LIFE_S, SETTLES_S, sandbox_url
@@ -44,7 +44,7 @@ RECV_WINDOW_S = 5.0
 TRADES_PER_PAGE = 1000  # the venue's maximum
 KEYS_REFUSED = (-2014, -2015, -1022)
 NOT_FOUND, ENDED, CLOCK_OFF, NOT_SURE = -2013, -2011, -1021, (-1006, -1007)
-TROUBLE = (ccxt.BaseError, requests.RequestException, *PARSING, ValueError, AttributeError, InvalidOperation)
+TROUBLE = (errors.BaseError, requests.RequestException, *PARSING, ValueError, AttributeError, InvalidOperation)
 
 
 class BinanceBroker:
@@ -53,7 +53,7 @@ class BinanceBroker:
     # late: an order sent when our clock was a second ahead still has its whole window
     traits = Traits(
         order_life_s=ORDER_LIFE_S, late_s=2 * RECV_WINDOW_S, settles_s=SETTLES_S, cash_unit=Decimal("0.00000001"),
-        coin_unit=Decimal("0.00000001"),
+        coin_unit=Decimal("0.00000001"), whole_lots=True,
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,9 @@ class BinanceBroker:
 
     def on_bar(self, bar: Bars) -> None:
         """The venue's market moves by itself."""
+
+    def rest(self) -> None:
+        """Nothing is put off."""
 
     def stands_at(self) -> int | None:
         return None

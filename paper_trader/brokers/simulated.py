@@ -11,7 +11,7 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger, simulate_fills
 from features.venue_rules import VenueRules
 from paper_trader.brokers.base import Absent, Accepted, Found, Knowledge, Known, Outcome, Rejected, Sight, Traits
-from paper_trader.database import open_database, transaction
+from paper_trader.database import fold_back, open_database, transaction
 from paper_trader.journal import Execution, Intent, ledger_from, ledger_record
 
 SCHEMA = 1
@@ -29,9 +29,11 @@ CREATE TABLE account (id INTEGER PRIMARY KEY CHECK (id = 1), last_bar_s INTEGER 
 class SimulatedBroker:
     """Market orders, good for the next bar's open only; what volume or cash did not allow expires."""
 
-    # orders are for a bar, whatever the clock says meanwhile; nothing is under way, nothing lags, nothing is rounded
+    # orders are for a bar, whatever the clock says meanwhile; nothing is under way, nothing lags, nothing is rounded, and
+    # dust is sold as the environment sells it
     traits = Traits(
-        order_life_s=float("inf"), late_s=0.0, settles_s=0.0, cash_unit=Decimal(0), coin_unit=Decimal(0)
+        order_life_s=float("inf"), late_s=0.0, settles_s=0.0, cash_unit=Decimal(0), coin_unit=Decimal(0),
+        whole_lots=False,
     )  # fmt: skip
 
     def __init__(self, path: Path, *, costs: Costs, rules: VenueRules, opening: Ledger, opened_s: int) -> None:
@@ -88,6 +90,9 @@ class SimulatedBroker:
         settled_s, book = self._account()
         if bar.last_close_s > settled_s:
             self._settle(bar, settled_s, book)
+
+    def rest(self) -> None:
+        fold_back(self._db)
 
     def stands_at(self) -> int | None:
         return self._account()[0]

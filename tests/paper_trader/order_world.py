@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_like import KEYS, AlpacaLike
-from binance_like import BinanceLike
+from binance_like import LOT, BinanceLike
 from exchange_account import CENT, ExchangeAccount, OrderFault
 from rig import HOUR, TICKERS, truth_bars
 from venue import Venue
@@ -21,6 +21,7 @@ from venue import Venue
 from daemon.child.logs import get_logger
 from features.decision import Decision
 from features.ledger import Ledger
+from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.alpaca import AlpacaBroker
 from paper_trader.brokers.base import Broker, BrokerUnavailable
@@ -90,6 +91,7 @@ class World:
     flow: type[OrderFlow] = OrderFlow
     crash_point: Callable[[str], None] = lambda _: None
     seen: list[str] = field(default_factory=list)  # crash points, in order
+    planned: set[tuple[int, str]] = field(default_factory=set)  # (bar, ticker) of every order that had to be sent
     difference: str = ""
 
     @property
@@ -115,8 +117,8 @@ class World:
 
     def trade(self, journal: Journal, broker: Broker) -> None:
         flow = self.flow(
-            journal=journal, broker=broker, sendings=Sendings(born_s=self.venue.now_s),
-            now_s=lambda: self.venue.now_s, pause=self.pause, log=get_logger(),
+            journal=journal, broker=broker, rules=VenueRules.uniform("venue", TICKERS),
+            sendings=Sendings(born_s=self.venue.now_s), now_s=lambda: self.venue.now_s, pause=self.pause, log=get_logger(),
             crash_point=self.point,
         )  # fmt: skip
         settled_s, held = journal.last_mark()
@@ -125,10 +127,12 @@ class World:
             if not journal.decision_at(settled_s) and not flow.difference:
                 self.point("deciding")
                 orders = [(t, Decimal(q)) for t, q in self.plan[k]]
+                coins = dict(zip(held.tickers, held.quantity, strict=True))
+                self.planned |= {(k, t) for t, q in orders if q > 0 or coins[t] >= LOT}  # else there is nothing to sell
                 flow.place(decision(settled_s), limits_state(settled_s), orders, held)
             for seconds in (2.0, 4.0, 6.0, 6.0):
                 self.pause(seconds)
-                flow.tick()
+                self.patiently(flow.tick)
             self.venue.now_s = max(self.venue.now_s, settled_s + HOUR + 20.0)
             bar = BARS.slice(k + 1, k + 2)
             held = self.patiently(lambda bar=bar, held=held: flow.settle(bar, held, limited=lambda *_: limits_state(0)))
@@ -209,7 +213,7 @@ def violations(world: World) -> list[str]:
         intents = {i.client_order_id: i for i in journal.intents(*STATES)}
         _, held = journal.last_mark()
         stored = journal.execution_ids(since_s=0)
-    planned = Counter(ticker for orders in world.plan for ticker, _ in orders)
+    planned = Counter(ticker for _, ticker in world.planned)
     taken = Counter(o.ticker for o in venue.orders)
     given_up = Counter(i.ticker for i in intents.values() if i.state in ("REJECTED", "ABANDONED"))
     for ticker, n in planned.items():

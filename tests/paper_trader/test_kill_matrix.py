@@ -185,6 +185,18 @@ def _arrive_once(venue: Any) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("venue", VENUES)
+def test_a_sell_of_everything_is_cut_to_whole_lots_of_what_is_held_and_leaves_dust(venue: str, tmp_path: Path) -> None:
+    """0.0213 BTC less a fee of 0.00005325 are 0.02124675; 0.02124 are whole lots of 0.00001, the rest is dust."""
+    open_venue, open_broker = VENUES[venue]
+    with open_venue() as running:
+        world = World(running, tmp_path, open_broker, plan=((("BTC", "0.0213"),), (("BTC", "-0.0213"),)))
+        lives(world)
+        assert violations(world) == []
+        assert running.account.orders[-1].quantity == Decimal("-0.02124")
+        assert Decimal(0) < running.account.coins["BTC"] < Decimal("0.00001")
+
+
+@pytest.mark.parametrize("venue", VENUES)
 def test_an_intervention_by_hand_halts_and_an_operator_may_take_it_over(venue: str, tmp_path: Path) -> None:
     open_venue, open_broker = VENUES[venue]
     with open_venue() as running:

@@ -27,7 +27,13 @@ ALPACA_LATE_S, BINANCE_LATE_S = 0.0, 10.0
     ],
 )  # fmt: skip
 def test_only_a_proof_ends_a_sending(outcome: object, state: str) -> None:
-    assert after_post(ORDER, outcome).state == state  # type: ignore[arg-type]
+    assert after_post(ORDER, outcome, again=False).state == state  # type: ignore[arg-type]
+
+
+def test_a_refusal_of_the_second_sending_does_not_write_off_what_the_first_may_have_done() -> None:
+    """A sell that was taken leaves too few coins for its double."""
+    note = after_post(ORDER, Rejected(reason="insufficient balance"), again=True)
+    assert note.state == "ABANDONED" and "insufficient balance" in note.reason
 
 
 @pytest.mark.parametrize(

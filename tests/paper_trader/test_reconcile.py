@@ -10,7 +10,9 @@ from paper_trader.brokers.base import Known, Traits
 from paper_trader.journal import Execution
 from paper_trader.reconcile import Agreed, Differs, reconcile
 
-TRAITS = Traits(order_life_s=300.0, late_s=0.0, settles_s=5.0, cash_unit=Decimal("0.01"), coin_unit=Decimal("1e-9"))
+TRAITS = Traits(
+    order_life_s=300.0, late_s=0.0, settles_s=5.0, cash_unit=Decimal("0.01"), coin_unit=Decimal("1e-9"), whole_lots=True
+)  # fmt: skip
 ACCOUNT = Ledger(
     tickers=("BTC", "ETH"), cash=Decimal(1000), quantity=(Decimal(0), Decimal(2)), peak=Decimal(5000),
     bars_since_trade=7,

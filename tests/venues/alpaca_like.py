@@ -114,6 +114,8 @@ class AlpacaLike(Venue):
         name = fields.get("client_order_id") or f"venue-made-{account.posts}"
         if abs(quantity) * account.price[ticker] < 10 and quantity > 0:
             return 403, {"code": 40310000, "message": "cost basis must be >= minimal amount of order 10"}, None
+        if quantity < 0 and -quantity > account.coins[ticker]:
+            return 403, {"code": 40310000, "message": f"insufficient balance for {ticker}"}, None
         try:
             order, fault = account.arrive(name, ticker, quantity, self.now_s)
         except Duplicate:

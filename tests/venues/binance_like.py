@@ -8,6 +8,7 @@ from alpaca_like import KEYS, WIRE
 from exchange_account import Duplicate, ExchangeAccount, Order, OrderFault, Trade
 from venue import Fault, Venue, rate_limited
 
+LOT = Decimal("0.00001")
 INTERVAL_S = {"1m": 60, "15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}
 
 
@@ -75,6 +76,8 @@ class BinanceLike(Venue):
             return 400, {"code": -2011, "msg": "Unknown order sent."}, None
         quantity = Decimal(fields["quantity"]) * (1 if fields["side"] == "BUY" else -1)
         ticker = fields["symbol"].removesuffix(self.quote)
+        if quantity % LOT:
+            return 400, {"code": -1013, "msg": "Filter failure: LOT_SIZE"}, None
         try:
             order, fault = account.arrive(
                 fields.get("newClientOrderId", f"venue-made-{account.posts}"), ticker, quantity, self.now_s

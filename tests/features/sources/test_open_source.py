@@ -8,6 +8,7 @@ import pytest
 
 from features.errors import ConfigurationError
 from features.sources import open_source
+from features.sources.ccxt_library import exchange_class
 
 ARGUMENTS = {
     "source": "simulated", "exchange": "binance", "quote": "USDT", "tickers": ["BTC", "ETH"], "timeframe_s": 3600,
@@ -54,7 +55,26 @@ def test_a_live_source_loads_its_own_client_alone(source, other):
         "from features.sources import open_source\n"
         f"arguments = { ({k: v for k, v in arguments.items() if k != 'clock_now_s'})!r}\n"
         "open_source(**arguments, clock_now_s=lambda: 0.0)\n"
-        f"print({other!r} in sys.modules, {source!r} in sys.modules)\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))\n"
     )
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert answer.stdout.split() == ["False", "True"]
+    assert source in answer.stdout.split() and other not in answer.stdout.split()
+
+
+def test_of_ccxt_one_exchange_is_read_and_whoever_imports_all_of_it_gets_the_same_classes():
+    code = (
+        "import sys\n"
+        "from features.sources.ccxt_library import errors, exchange_class\n"
+        "kraken = exchange_class('kraken')\n"
+        "assert {'ccxt.kraken', 'ccxt.bybit'} & set(sys.modules) == {'ccxt.kraken'}\n"
+        "import ccxt\n"
+        "assert ccxt.kraken is kraken and ccxt.bybit and ccxt.NetworkError is errors.NetworkError\n"
+        "assert exchange_class('bybit') is ccxt.bybit\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], timeout=60, check=True)
+
+
+@pytest.mark.parametrize("name", ["base", "abstract", "pro", "prediction", "base.exchange", "no_such", ""])
+def test_a_part_of_ccxt_that_is_no_exchange_is_not_taken_for_one(name):
+    with pytest.raises(ConfigurationError, match="knows no exchange"):
+        exchange_class(name)
