@@ -34,27 +34,24 @@ def fill_trades(
     fee_in_received: buys pay the fee in the asset bought, sells in quote currency (the asset received either way).
     """
     xp = array_namespace(delta)
-    zero = xp.zeros_like(delta)
-    wanted = xp.where(tradable, xp.maximum(delta, -quantity), zero)
+    wanted = xp.where(tradable, xp.maximum(delta, -quantity), xp.zeros_like(delta))
     if max_volume_share > 0.0:
         ceiling = max_volume_share * volume
         wanted = to_lots(wanted.clip(-ceiling, ceiling), lot)
-    price = open_price * (1.0 + xp.sign(wanted) * price_impact)
-    sold = xp.minimum(wanted, zero)
-    proceeds = xp.sum(-sold * price * (1.0 - fee), axis=-1)
-    bought = xp.maximum(wanted, zero)
-    fee_on_top = 0.0 if fee_in_received else fee
-    need = xp.sum(bought * price * (1.0 + fee_on_top), axis=-1)
+    price = open_price * (1.0 + xp.copysign(price_impact, wanted))
+    sold, bought = wanted.clip(None, 0.0), wanted.clip(0.0, None)
+    received = -sold * price
+    proceeds = xp.sum(received * (1.0 - fee), axis=-1)
+    need = xp.sum(bought * price if fee_in_received else bought * price * (1.0 + fee), axis=-1)
     unspent = 8.0 * (delta.shape[-1] + 1) * float(xp.finfo(delta.dtype).eps)
     have = ((cash + proceeds) * (1.0 - unspent)).clip(0.0, None)
     short = need > have
-    share = xp.where(short, have / xp.where(need > 0, need, xp.ones_like(need)), xp.ones_like(need))
+    share = have / need.clip(1e-12, None)
     bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)
     done = sold + bought
-    notional = xp.abs(done) * price
     if fee_in_received:
-        return Filled(quantity=done, price=price, fee_quote=-sold * price * fee, fee_base=bought * fee)
-    return Filled(quantity=done, price=price, fee_quote=notional * fee, fee_base=zero)
+        return Filled(quantity=done, price=price, fee_quote=received * fee, fee_base=bought * fee)
+    return Filled(quantity=done, price=price, fee_quote=xp.abs(done) * price * fee, fee_base=xp.zeros_like(done))
 
 
 def settle(cash: Any, quantity: Any, filled: Filled) -> tuple[Any, Any]:

@@ -1,7 +1,6 @@
 """The meaning of a policy's raw output: target weights, then trades the venue would take.
 
-Every function is generic over numpy and torch and over a leading batch shape (...). Both have `clip` as a method, a fifth
-of the compatible namespace's price for one account.
+Every function is generic over numpy and torch and over a leading batch shape (...).
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -48,7 +47,7 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
     aim = (exps / xp.sum(exps, axis=-1, keepdims=True))[..., :-1]
     rate = 1.0 / (1.0 + xp.exp(-speed))
     gap = aim - current
-    step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, 0.0)
+    step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, xp.zeros_like(gap))
     return limit_weights(current + step, limits)
 
 
@@ -58,7 +57,7 @@ def limit_weights(weights: Any, limits: Limits) -> Any:
     capped = weights.clip(0.0, limits.max_weight)
     invested = xp.sum(capped, axis=-1, keepdims=True)
     room = 1.0 - limits.min_cash_reserve
-    return capped * xp.where(invested > room, room / invested.clip(1e-12, None), 1.0)
+    return capped * (room / invested.clip(max(room, 1e-12), None))
 
 
 def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, min_notional: Any) -> Any:
@@ -72,13 +71,14 @@ def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, 
     equity = (cash + xp.sum(value, axis=-1))[..., None]
     wanted = target * equity - value
     whole = to_lots(xp.maximum(wanted / price, -quantity), lot)
-    return xp.where(xp.abs(whole) * price >= min_notional, whole, 0.0)
+    return xp.where(xp.abs(whole) * price >= min_notional, whole, xp.zeros_like(whole))
 
 
 def to_lots(quantity: Any, lot: Any) -> Any:
     """Round signed quantities towards zero to whole lots; a lot of 0 leaves them as they are."""
     xp = array_namespace(quantity)
-    unit = xp.where(lot > 0, lot, 1.0)
+    divisible = lot == 0
+    unit = lot + divisible  # 1 where there is none
     # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
-    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit * xp.sign(quantity)
-    return xp.where(lot > 0, whole, quantity)
+    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit
+    return xp.where(divisible, quantity, xp.copysign(whole, quantity))

@@ -79,7 +79,15 @@ def account_block(*, cash: Any, quantity: Any, price: Any, peak: Any, bars_since
     xp = array_namespace(cash)
     value = quantity * price
     equity = cash + xp.sum(value, axis=-1)
-    drawdown = 1.0 - equity / xp.maximum(peak, equity)
+    return account_columns(
+        weights=value / equity[..., None], cash_weight=cash / equity, drawdown=1.0 - equity / xp.maximum(peak, equity),
+        bars_since_trade=bars_since_trade,
+    )  # fmt: skip
+
+
+def account_columns(*, weights: Any, cash_weight: Any, drawdown: Any, bars_since_trade: Any) -> Any:
+    """`account_block` of an account that is valued already: weights (..., N), the others (...)."""
+    xp = array_namespace(weights)
     since = xp.log1p(bars_since_trade.clip(0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
-    account = xp.stack([cash / equity, drawdown, since], axis=-1)
-    return xp.astype(xp.concat([value / equity[..., None], account], axis=-1), xp.float32)
+    account = [x[..., None] for x in (cash_weight, drawdown, since)]
+    return xp.astype(xp.concat([weights, *account], axis=-1), xp.float32)

@@ -1,9 +1,8 @@
 """How fast this machine trains and decides: what `cappuccinoctl bench` prints.
 
-The limit that a training is held against is the machine's own on matrix products, measured on the spot: the three
-products of the widest layer (forward, gradient of the input, gradient of the weights) on one minibatch. An update's
-products are counted by torch while it runs (forward, backward, and the rollout's own passes), so the share is
-samples per second × FLOP per sample / FLOP per second of those products. What is missing from 1 is everything else.
+The limit that a training is held against is its own matrix products, those of the rollout, of the forward and of the
+backward passes, run by themselves in turn with its updates (`trainer.limit`). The share is the median of
+time of the products / time of the update; what is missing from 1 is everything that is no product.
 """
 
 import os
@@ -13,7 +12,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
@@ -21,6 +19,7 @@ from daemon.child.market import costs, feature_spec, limits
 from features.actor import build_actor
 from features.sources.simulated import simulate
 from features.venue_rules import VenueRules
+from trainer.limit import products_of
 from trainer.memory import resident_bytes
 from trainer.policy import Agent
 from trainer.ppo import Training
@@ -42,6 +41,7 @@ class Case:
     policy: Network
     width: int
     rollout_bars: int
+    minibatch: int = Hyperparameters().minibatch
 
 
 CASES = (
@@ -54,7 +54,7 @@ CASES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """End to end: rollout and updates. limit_share is of `gemm_flop_per_s` on this network's widest layer."""
+    """End to end: rollout and updates. gemm_flop_per_s is what the same matrix products reach without the rest."""
 
     policy: Network
     width: int
@@ -91,7 +91,7 @@ class Measured:
         lines.append("training, rollout and updates")
         lines += [
             f"  {t.policy:<10}{t.width:>5}{t.samples_per_s:>12,.0f} samples/s{t.limit_share:>8.0%} of the "
-            f"{t.gemm_flop_per_s / 1e9:.0f} GFLOP/s that its widest layer's products reach alone"
+            f"{t.gemm_flop_per_s / 1e9:.0f} GFLOP/s that its matrix products reach alone"
             for t in self.trained
         ]
         lines.append(f"a decision          {self.inference_us:.0f} µs")
@@ -142,9 +142,10 @@ def market(config: Config, bars: int) -> Problem:
 
 def environment_rate(problem: Problem, accounts: int, clock: Clock, *, case_s: float) -> float:
     """Account-steps per second of observing and stepping, in groups as trained, with actions drawn beforehand."""
-    per_group = Hyperparameters().accounts_per_group
+    per_group, device = Hyperparameters().accounts_per_group, problem.market.market.device
     env = problem.batched(groups=accounts // per_group, accounts_per_group=per_group, seed=1)
     raw = torch.randn(env.groups, per_group, problem.layout.action_size, generator=torch.Generator().manual_seed(1))
+    raw = raw.to(device)
 
     def play() -> None:
         for _ in range(STEPS_AT_ONCE):
@@ -152,45 +153,36 @@ def environment_rate(problem: Problem, accounts: int, clock: Clock, *, case_s: f
             env.step(raw)
 
     play()
-    return STEPS_AT_ONCE * accounts / _median_s(play, clock, case_s=case_s)
+    (took_s,) = _medians_s((play,), clock, device, case_s=case_s)
+    return STEPS_AT_ONCE * accounts / took_s
 
 
 def training_rate(problem: Problem, case: Case, accounts: int, clock: Clock, *, case_s: float) -> Trained:
-    """Samples per second of whole updates, every epoch run, beside what the machine's products allow."""
+    """Samples per second of whole updates, every epoch run, beside their products alone."""
     h = replace(
-        defaults(case.policy), width=case.width, rollout_bars=case.rollout_bars, kl_target=float("inf"),
+        defaults(case.policy), width=case.width, rollout_bars=case.rollout_bars, minibatch=case.minibatch,
+        kl_target=float("inf"),
     )  # fmt: skip
+    training = training_of(problem, h, accounts)
+    device = problem.market.market.device
+    products = products_of(training.update)
+    products.run()
+    update_s, products_s = _medians_s((training.update, products.run), clock, device, case_s=2 * case_s)
+    return Trained(
+        policy=case.policy, width=case.width, samples_per_s=training.samples / update_s,
+        flop_per_sample=products.flop / training.samples, gemm_flop_per_s=products.flop / products_s,
+        limit_share=products_s / update_s,
+    )  # fmt: skip
+
+
+def training_of(problem: Problem, h: Hyperparameters, accounts: int) -> Training:
+    """An endless training, on the problem's device."""
     per_group = min(accounts, h.accounts_per_group)
     env = problem.batched(groups=max(1, accounts // per_group), accounts_per_group=per_group, seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         agent = Agent.for_portfolio(problem.layout, h, stack_bars=problem.stack_bars)
-    training = Training(env, agent, h, steps=10**9, seed=1)
-    with FlopCounterMode(display=False) as counter:
-        training.update()
-    flop_per_sample = counter.get_total_flops() / training.samples
-    rate = training.samples / _median_s(training.update, clock, case_s=case_s)
-    gemm = product_rate(rows=h.minibatch, width=case.width, clock=clock)
-    return Trained(
-        policy=case.policy, width=case.width, samples_per_s=rate, flop_per_sample=flop_per_sample,
-        gemm_flop_per_s=gemm, limit_share=rate * flop_per_sample / gemm,
-    )  # fmt: skip
-
-
-def product_rate(*, rows: int, width: int, clock: Clock) -> float:
-    """FLOP per second of a (width, width) layer's three products on `rows` samples, float32."""
-    x, weight = torch.randn(rows, width), torch.randn(width, width)
-    flop = 6 * rows * width * width
-    times = max(1, round(2e9 / flop))
-
-    def multiply() -> None:
-        for _ in range(times):
-            y = x @ weight.T
-            y @ weight
-            y.T @ x
-
-    multiply()
-    return times * flop / _median_s(multiply, clock, case_s=0.5)
+    return Training(env, agent.to(problem.market.market.device), h, steps=10**9, seed=1)
 
 
 def decision_s(problem: Problem, h: Hyperparameters, clock: Clock) -> float:
@@ -204,14 +196,20 @@ def decision_s(problem: Problem, h: Hyperparameters, clock: Clock) -> float:
             actor.act(observation)
 
     decide()
-    return _median_s(decide, clock, case_s=0.2) / STEPS_AT_ONCE
+    (took_s,) = _medians_s((decide,), clock, torch.device("cpu"), case_s=0.2)
+    return took_s / STEPS_AT_ONCE
 
 
-def _median_s(work: Callable[[], object], clock: Clock, *, case_s: float) -> float:
-    """Median duration of `work`, repeated for `case_s`, at least LEAST_REPEATS times."""
-    took: list[float] = []
-    while len(took) < LEAST_REPEATS or sum(took) < case_s:
-        began_s = clock.monotonic_s()
-        work()
-        took.append(clock.monotonic_s() - began_s)
-    return median(took)
+def _medians_s(
+    works: Sequence[Callable[[], object]], clock: Clock, device: torch.device, *, case_s: float
+) -> tuple[float, ...]:  # fmt: skip
+    """Median duration of each of `works`, run in turn for `case_s` in all, at least LEAST_REPEATS times."""
+    took: list[list[float]] = [[] for _ in works]
+    while len(took[0]) < LEAST_REPEATS or sum(map(sum, took)) < case_s:
+        for mine, work in zip(took, works, strict=True):
+            began_s = clock.monotonic_s()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            mine.append(clock.monotonic_s() - began_s)
+    return tuple(median(t) for t in took)

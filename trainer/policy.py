@@ -96,9 +96,9 @@ class PerAssetPolicy(_Market):
 
     def forward(self, market: Tensor, account: Tensor) -> Tensor:
         per_asset, pooled = self.trunk(market)
-        n, a = self.layout.n_assets, account.shape[-2]
+        n = self.layout.n_assets
         held, state = account[..., :n], account[..., n:]
-        # the head's first layer is linear, so the market's part of it is computed once per bar, not once per account
+        # a head's first layer is linear, so the market's part of it is computed once per bar, not once per account
         width = per_asset.shape[-1]
         weight = self.asset_head.weight
         from_market = nn.functional.linear(per_asset, weight[:, :width], self.asset_head.bias)
@@ -107,8 +107,10 @@ class PerAssetPolicy(_Market):
             from_market.unsqueeze(-3) + held.unsqueeze(-1) * weight[:, width] + from_state.unsqueeze(-2)
         )
         logits = self.asset_logit(headed).squeeze(-1)
-        centre = pooled.unsqueeze(-2).expand(*pooled.shape[:-1], a, width)
-        tail = self.cash_out(torch.tanh(self.cash_head(torch.cat([centre, state], dim=-1))))
+        weight = self.cash_head.weight
+        centre = nn.functional.linear(pooled, weight[:, :width], self.cash_head.bias)
+        from_state = nn.functional.linear(state, weight[:, width:])
+        tail = self.cash_out(torch.tanh(centre.unsqueeze(-2) + from_state))
         return torch.cat([logits, tail], dim=-1)
 
     def export(self) -> dict[str, NDArray[np.float32]]:
@@ -132,13 +134,14 @@ class PerAssetValue(_Market):
 
     def forward(self, market: Tensor, account: Tensor) -> Tensor:
         per_asset, pooled = self.trunk(market)
-        a, n = account.shape[-2], self.layout.n_assets
+        n, width = self.layout.n_assets, pooled.shape[-1]
         # what is held, as the sum of the holdings' own market states: equivariant under permutation of the tickers
         exposure = torch.einsum("...an,...nw->...aw", account[..., :n], per_asset)
-        centre = pooled.unsqueeze(-2).expand(*pooled.shape[:-1], a, pooled.shape[-1])
         ordered = account[..., :n].sort(dim=-1).values
-        headed = torch.tanh(self.value_head(torch.cat([centre, exposure, ordered, account[..., n:]], dim=-1)))
-        value: Tensor = self.value_out(headed).squeeze(-1)
+        weight = self.value_head.weight
+        centre = nn.functional.linear(pooled, weight[:, :width], self.value_head.bias)
+        own = nn.functional.linear(torch.cat([exposure, ordered, account[..., n:]], dim=-1), weight[:, width:])
+        value: Tensor = self.value_out(torch.tanh(centre.unsqueeze(-2) + own)).squeeze(-1)
         return value
 
 

@@ -8,7 +8,7 @@ noise is in `heads`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -255,33 +255,18 @@ def improve(
     flat |= {n: values.normalised(getattr(rollout, n)).flatten(0, 1) for n in ("value", "target")}
     n_cells, per_cell = flat["log_prob"].shape
     size = max(1, h.minibatch // per_cell)
-    parameters = list(agent.parameters())
     norms: list[Tensor] = []
     losses: list[Tensor] = []  # of the last pass
     epochs, kl = 0, 0.0
     for _ in range(h.epochs):
         order, losses = torch.randperm(n_cells, generator=generator, device=flat["market"].device), []
         for cells in torch.split(order, size):
-            part = {n: tensor[cells] for n, tensor in flat.items()}
-            mean = agent.policy(part["market"], part["account"])
-            value, entropy = agent.critic(part["market"], part["account"]), agent.head.entropy(mean)
-            loss = ppo_loss(
-                log_prob=agent.head.log_prob(part["action"], mean), old_log_prob=part["log_prob"],
-                advantage=part["advantage"], value=value, old_value=part["value"], target=part["target"],
-                entropy=entropy, h=h,
-            )  # fmt: skip
-            optimiser.zero_grad(set_to_none=True)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, h.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise TrainingDiverged("the gradient is not finite", hint="lower learning_rate or max_grad_norm")
-            optimiser.step()
+            norm, seen = descend(agent, optimiser, {n: tensor[cells] for n, tensor in flat.items()}, h)
             norms.append(norm)
-            losses.append(
-                torch.stack([loss.kl, loss.ratio_deviation, loss.value, (value - part["value"]).abs().max(), entropy])
-                .detach()
-            )  # fmt: skip
+            losses.append(seen)
         epochs += 1
+        if not torch.isfinite(torch.stack(norms)).all():  # once a pass: a look at a card's memory waits for the card
+            raise TrainingDiverged("the gradient is not finite", hint="lower learning_rate or max_grad_norm")
         kl = float(torch.stack(losses)[:, 0].mean())
         if kl > h.kl_target:
             break
@@ -292,3 +277,25 @@ def improve(
         "minibatches": len(norms), "gradient_norm": float(norm.mean()),
         "applied_norm": float(norm.clamp(max=h.max_grad_norm).mean()),
     }  # fmt: skip
+
+
+def descend(
+    agent: Agent, optimiser: torch.optim.Optimizer, part: Mapping[str, Tensor], h: Hyperparameters
+) -> tuple[Tensor, Tensor]:
+    """One step on one minibatch of (cells, ...) as `improve` names them.
+
+    The gradient's norm before the clip, and (5,) KL, largest ratio deviation, value loss, largest move of a value and
+    entropy; nothing of it is looked at here.
+    """
+    mean = agent.policy(part["market"], part["account"])
+    value, entropy = agent.critic(part["market"], part["account"]), agent.head.entropy(mean)
+    loss = ppo_loss(
+        log_prob=agent.head.log_prob(part["action"], mean), old_log_prob=part["log_prob"],
+        advantage=part["advantage"], value=value, old_value=part["value"], target=part["target"], entropy=entropy, h=h,
+    )  # fmt: skip
+    optimiser.zero_grad(set_to_none=True)
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(agent.parameters(), h.max_grad_norm)
+    optimiser.step()
+    moved = (value - part["value"]).abs().max()
+    return norm, torch.stack([loss.kl, loss.ratio_deviation, loss.value, moved, entropy]).detach()

@@ -5,6 +5,7 @@ Mao et al. 2019 (baselines that look at an input no action changes).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,24 +97,24 @@ class ValueScale:
         self.mean, self.deviation, self.weight = mean, deviation, weight
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def collect(
     env: Environment, agent: Agent, h: Hyperparameters, rewards: RewardScale, values: ValueScale,
     generator: torch.Generator,
 ) -> Rollout:  # fmt: skip
     """Play `h.rollout_bars` bars with the current policy."""
-    seen, actions, log_probs, value, following, steps = [], [], [], [], [], []
+    seen, means, actions, normalised, steps = [], [], [], [], []
     for _ in range(h.rollout_bars):
         observed = env.observe()
         mean = agent.policy(observed.market, observed.account)
         action = agent.head.sample(mean, generator)
-        result = env.step(action)
+        steps.append(env.step(action))
         seen.append(observed)
+        means.append(mean)
         actions.append(action)
-        log_probs.append(agent.head.log_prob(action, mean))
-        value.append(values.values(agent.critic(observed.market, observed.account)))
-        following.append(values.values(agent.critic(result.final.market, result.final.account)))
-        steps.append(result)
+        normalised.append(agent.critic(observed.market, observed.account))
+    last = env.observe()
+    value = values.values(torch.stack([*normalised, agent.critic(last.market, last.account)]))
 
     def stacked(name: str) -> Tensor:
         return torch.stack([getattr(s, name) for s in steps])
@@ -125,10 +126,12 @@ def collect(
         reward, h, turnover=stacked("turnover"), deepened=stacked("deepened"), concentration=stacked("concentration"),
         log_return=stacked("log_return"), elapsed=stacked("elapsed"),
     )  # fmt: skip
-    before = torch.stack(value)
+    before, following = value[:-1], value[1:].clone()
+    over = ended.nonzero(as_tuple=True)  # what follows there is another account's first state
+    following[over] = values.values(_critic_of_finals(agent, [s.final for s in steps], over))
     advantage = gae(
-        reward=rewards.divide(shaped).float(), value=before, next_value=torch.stack(following), terminated=terminated,
-        ended=ended, gamma=h.gamma, lam=h.gae_lambda,
+        reward=rewards.divide(shaped).float(), value=before, next_value=following, terminated=terminated, ended=ended,
+        gamma=h.gamma, lam=h.gae_lambda,
     )  # fmt: skip
     target, raw_deviation = advantage + before, float(advantage.std())
     if account.shape[2] > 1:
@@ -148,10 +151,21 @@ def collect(
         **{n: float(stacked(n).mean()) for n in ("turnover", "drawdown", "cash_share", "concentration")},
         "volatility_bps": 1e4 * float(stacked("log_return").square().mean().sqrt()),
     }
+    action = torch.stack(actions)
     return Rollout(
-        market=torch.stack([o.market for o in seen]), account=account, action=torch.stack(actions),
-        log_prob=torch.stack(log_probs), value=before, advantage=advantage, target=target, facts=facts,
+        market=torch.stack([o.market for o in seen]), account=account, action=action,
+        log_prob=agent.head.log_prob(action, torch.stack(means)), value=before, advantage=advantage, target=target,
+        facts=facts,
     )  # fmt: skip
+
+
+def _critic_of_finals(agent: Agent, finals: Sequence[Observed], where: tuple[Tensor, ...]) -> Tensor:
+    """Normalised values (E,) of E last states of episodes; where: their bars, groups and accounts."""
+    bar, group, member = where
+    market = torch.stack([f.market for f in finals])[bar, group]
+    account = torch.stack([f.account for f in finals])[bar, group, member]
+    value: Tensor = agent.critic(market, account[:, None])[:, 0]
+    return value
 
 
 def shape(

@@ -8,7 +8,7 @@ are accounts with a random start and length each. Everything an account does —
 observation — is the code of `features`, on torch tensors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.account import equity, fill_trades, settle
+from features.account import fill_trades, settle
 from features.allocation import Limits, plan_trades, target_weights
 from features.bars import Bars
 from features.costs import Costs
-from features.observation import Layout, account_block, market_block
+from features.observation import Layout, account_columns, market_block
 from features.pipeline import compute
 from features.scaling import Scaler
 from features.spec import FeatureSpec
@@ -34,30 +34,37 @@ STATE = ("bar", "until", "opened", "end", "cash", "quantity", "peak", "since_tra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketTensors:
-    """R bars on one device. market: (R, M) float32; open, close, volume: (R, N) float64; tradable: (R, N) bool.
+    """R bars on one device. market: (R, M) float32.
 
-    benchmark: (R,) float64, log return of the equal-weight market into each bar; row 0 is 0.
+    bars: (R, 4 N + 1) float64, what an account meets, side by side so that one read of a row brings all of it: closes,
+    opens, volumes, 1 where a ticker can be traded, and the log return of the equal-weight market into the bar (0 in
+    row 0).
     """
 
     market: Tensor
-    open: Tensor
-    close: Tensor
-    volume: Tensor
-    tradable: Tensor
-    benchmark: Tensor
+    bars: Tensor
 
     @classmethod
     def of(cls, blocks: NDArray[np.float32], bars: Bars, device: str = "cpu") -> Self:
         """From market blocks (R, M) and the bars they describe."""
-        close = torch.as_tensor(np.ascontiguousarray(bars.close), device=device)
-        benchmark = torch.zeros(bars.n_bars, dtype=torch.float64, device=device)
-        benchmark[1:] = torch.log((close[1:] / close[:-1]).mean(dim=1))
+        close, benchmark = torch.as_tensor(bars.close), torch.zeros((bars.n_bars, 1), dtype=torch.float64)
+        benchmark[1:, 0] = torch.log((close[1:] / close[:-1]).mean(dim=1))
+        others = (torch.as_tensor(x, dtype=torch.float64) for x in (bars.open, bars.volume, ~bars.filled))
         return cls(
-            market=torch.as_tensor(np.ascontiguousarray(blocks), device=device), close=close, benchmark=benchmark,
-            open=torch.as_tensor(np.ascontiguousarray(bars.open), device=device),
-            volume=torch.as_tensor(np.ascontiguousarray(bars.volume), device=device),
-            tradable=torch.as_tensor(np.ascontiguousarray(~bars.filled), device=device),
-        )  # fmt: skip
+            market=torch.as_tensor(np.ascontiguousarray(blocks), device=device),
+            bars=torch.cat([close, *others, benchmark], dim=1).to(device),
+        )
+
+    def to(self, device: str) -> Self:
+        return replace(self, market=self.market.to(device), bars=self.bars.to(device))
+
+    @property
+    def n_assets(self) -> int:
+        return (self.bars.shape[1] - 1) // 4
+
+    @property
+    def close(self) -> Tensor:
+        return self.bars[:, : self.n_assets]
 
     @property
     def n_bars(self) -> int:
@@ -70,6 +77,21 @@ class Observed:
 
     market: Tensor
     account: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Now:
+    """What the accounts are worth at the present close: worked out once, for this step's result and the next one's start.
+
+    bars: (G, 1, 4 N + 1), a row of `MarketTensors.bars` a group. weights: (G, A, N); the rest (G, A).
+    """
+
+    bars: Tensor
+    equity: Tensor
+    weights: Tensor
+    drawdown: Tensor
+    cash_share: Tensor
+    observed: Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +165,24 @@ class BatchedPortfolioEnv:
         self.min_episode_bars = min(problem.min_episode_bars, last)
         self.max_episode_bars = min(problem.max_episode_bars, last)
         self.window_bars = min(WINDOW_EPISODES * problem.max_episode_bars, last)
-        self._lot = torch.as_tensor(problem.lot, dtype=torch.float64, device=device)
-        self._min_notional = torch.as_tensor(problem.min_notional, dtype=torch.float64, device=device)
-        shape, n = (groups, accounts_per_group), market.close.shape[1]
+        shape, n = (groups, accounts_per_group), market.n_assets
+        self._n = n
         zeros: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        # written out per account: torch is twice as fast on equal shapes as on rows of a handful of tickers
+        self._lot = torch.as_tensor(problem.lot, **zeros).expand(*shape, n).contiguous()
+        self._min_notional = torch.as_tensor(problem.min_notional, **zeros).expand(*shape, n).contiguous()
         bars: dict[str, Any] = {"dtype": torch.int64, "device": device}
         self.bar, self.until = torch.zeros(groups, **bars), torch.zeros(groups, **bars)
         self.opened, self.end = torch.zeros(shape, **bars), torch.zeros(shape, **bars)
         self.cash, self.quantity = torch.zeros(shape, **zeros), torch.zeros((*shape, n), **zeros)
         self.peak, self.since_trade = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)
         self.fee, self.impact = torch.zeros((*shape, 1), **zeros), torch.zeros((*shape, 1), **zeros)
+        one = torch.ones((), **zeros)
+        self._flat = account_columns(
+            weights=torch.zeros(n, **zeros), cash_weight=one, drawdown=0 * one, bars_since_trade=0 * one
+        )
         self.fee_share = 1.0  # of each account's fee that is charged; the trainer raises it from 0
+        self._now: _Now | None = None  # of the state as it is; None once that has moved on
         self.restart()
 
     @property
@@ -165,6 +194,7 @@ class BatchedPortfolioEnv:
         everyone = torch.ones((self.groups, self.per_group), dtype=torch.bool, device=self.cash.device)
         self._move(everyone[:, 0])
         self._open(everyone)
+        self._now = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything the future depends on; `restore` of it continues the same history bit for bit."""
@@ -174,59 +204,85 @@ class BatchedPortfolioEnv:
         for name in STATE:
             setattr(self, name, state[name].to(self.cash.device).clone())
         self.generator.set_state(state["generator"])
+        self._now = None
 
+    @torch.inference_mode()
     def observe(self) -> Observed:
-        return Observed(
-            market=self.market.market[self.bar],
-            account=account_block(
-                cash=self.cash, quantity=self.quantity, price=self._close(), peak=self.peak,
-                bars_since_trade=self.since_trade,
-            ),
-        )  # fmt: skip
+        return self._look().observed
 
+    @torch.inference_mode()
     def step(self, raw: Tensor) -> StepResult:
         """raw: (G, A, N + 2) policy output at the close of the current bars; fills at the next open."""
-        close = self._close()
-        before = equity(self.cash, self.quantity, close)
-        under = 1.0 - before / self.peak
-        target = target_weights(raw.to(torch.float64), self.quantity * close / before[..., None], self.limits)
+        n, before = self._n, self._look()
+        close = before.bars[..., :n]
+        target = target_weights(raw.to(torch.float64), before.weights, self.limits)
         delta = plan_trades(
             target=target, cash=self.cash, quantity=self.quantity, price=close, lot=self._lot,
             min_notional=self._min_notional,
         )  # fmt: skip
         self.bar = self.bar + 1
+        bars = self._bars()
         filled = fill_trades(
-            delta=delta, cash=self.cash, quantity=self.quantity, open_price=self.market.open[self.bar][:, None],
-            volume=self.market.volume[self.bar][:, None], tradable=self.market.tradable[self.bar][:, None],
-            lot=self._lot, fee=self.fee * self.fee_share, price_impact=self.impact,
+            delta=delta, cash=self.cash, quantity=self.quantity, open_price=bars[..., n : 2 * n],
+            volume=bars[..., 2 * n : 3 * n], tradable=bars[..., 3 * n : 4 * n] > 0, lot=self._lot,
+            fee=self.fee * self.fee_share, price_impact=self.impact,
             fee_in_received=self.costs.fee_in == "received", max_volume_share=self.costs.max_volume_share,
         )  # fmt: skip
         self.cash, self.quantity = settle(self.cash, self.quantity, filled)
-        value = self.quantity * self._close()
-        after = self.cash + value.sum(-1)
-        self.peak = torch.maximum(self.peak, after)
-        drawdown = 1.0 - after / self.peak
         traded = (filled.quantity.abs() * filled.price).sum(-1)
-        self.since_trade = torch.where(traded > 0, torch.ones_like(after), self.since_trade + 1)
-        terminated, truncated = after < RUIN * self.initial_cash, self.bar[:, None] >= self.end
-        log_return = torch.log(after / before)
-        result = StepResult(
-            reward=log_return - self.market.benchmark[self.bar][:, None], log_return=log_return,
-            market_return=(self._close() / close - 1.0)[:, 0], turnover=traded / before,
-            drawdown=drawdown, deepened=(drawdown - under).clamp(min=0.0), cash_share=self.cash / after,
-            concentration=(value / after[..., None]).square().sum(-1),
-            elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
-            terminated=terminated, truncated=truncated & ~terminated, final=self.observe(),
-        )  # fmt: skip
+        self.since_trade = (self.since_trade + 1).masked_fill_(traded > 0, 1.0)
+        now = self._now = self._mark(bars)
+        log_return = torch.log(now.equity / before.equity)
+        terminated, truncated = now.equity < RUIN * self.initial_cash, self.bar[:, None] >= self.end
         ended = terminated | truncated
+        result = StepResult(
+            reward=log_return - bars[..., -1], log_return=log_return,
+            market_return=(bars[..., :n] / close - 1.0)[:, 0], turnover=traded / before.equity,
+            drawdown=now.drawdown, deepened=(now.drawdown - before.drawdown).clamp(min=0.0),
+            cash_share=now.cash_share, concentration=now.weights.square().sum(-1),
+            elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
+            terminated=terminated, truncated=truncated & ~terminated, final=now.observed,
+        )  # fmt: skip
         if bool(ended.any()):
             over = (self.bar >= self.until) | ended.all(dim=1)
             self._move(over)
             self._open(ended | over[:, None])
+            self._now = None if bool(over.any()) else self._reopened(now, ended)
         return result
 
-    def _close(self) -> Tensor:
-        return self.market.close[self.bar][:, None]
+    def _look(self) -> _Now:
+        if self._now is None:
+            self._now = self._mark(self._bars())
+        return self._now
+
+    def _bars(self) -> Tensor:
+        return self.market.bars.index_select(0, self.bar)[:, None]
+
+    def _mark(self, bars: Tensor) -> _Now:
+        """The state at the closes of `bars`; raises the peaks to it."""
+        value = self.quantity * bars[..., : self._n]
+        equity = self.cash + value.sum(-1)
+        self.peak = torch.maximum(self.peak, equity)
+        weights, cash_share, drawdown = value / equity[..., None], self.cash / equity, 1.0 - equity / self.peak
+        account = account_columns(
+            weights=weights, cash_weight=cash_share, drawdown=drawdown, bars_since_trade=self.since_trade
+        )
+        return _Now(
+            bars=bars, equity=equity, weights=weights, drawdown=drawdown, cash_share=cash_share,
+            observed=Observed(market=self.market.market.index_select(0, self.bar), account=account),
+        )  # fmt: skip
+
+    def _reopened(self, now: _Now, accounts: Tensor) -> _Now:
+        """`now` with fresh accounts where `accounts` (G, A) says, at the same bar."""
+        each = accounts[..., None]
+        return _Now(
+            bars=now.bars, equity=now.equity.masked_fill(accounts, self.initial_cash),
+            weights=now.weights.masked_fill(each, 0.0), drawdown=now.drawdown.masked_fill(accounts, 0.0),
+            cash_share=now.cash_share.masked_fill(accounts, 1.0),
+            observed=Observed(
+                market=now.observed.market, account=torch.where(each, self._flat, now.observed.account)
+            ),
+        )  # fmt: skip
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=self.generator, device=self.cash.device)
@@ -250,12 +306,12 @@ class BatchedPortfolioEnv:
         end = torch.where(until - end < self.min_episode_bars, until, end)
         low, high = COST_SPREAD
         factor = low + (high - low) * self._uniform(*shape, 2)
-        cash = torch.full_like(self.cash, self.initial_cash)
-        zero, each = torch.zeros_like(cash), accounts[..., None]
+        each = accounts[..., None]
         self.opened = torch.where(accounts, self.bar[:, None], self.opened)
         self.end = torch.where(accounts, end, self.end)
-        self.cash, self.peak = torch.where(accounts, cash, self.cash), torch.where(accounts, cash, self.peak)
-        self.quantity = torch.where(each, torch.zeros_like(self.quantity), self.quantity)
-        self.since_trade = torch.where(accounts, zero, self.since_trade)
+        self.cash = self.cash.masked_fill(accounts, self.initial_cash)
+        self.peak = self.peak.masked_fill(accounts, self.initial_cash)
+        self.quantity = self.quantity.masked_fill(each, 0.0)
+        self.since_trade = self.since_trade.masked_fill(accounts, 0.0)
         self.fee = torch.where(each, self.costs.fee * factor[..., :1], self.fee)
         self.impact = torch.where(each, self.costs.price_impact * factor[..., 1:], self.impact)

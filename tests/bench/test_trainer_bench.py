@@ -1,0 +1,178 @@
+"""The environment and PPO beside other people's, in one run on the same market with the same mechanics.
+
+Environment: ours with 1,024 accounts against FinRL's style of writing one (peers.py, held to ours here) and
+gym-anytrading, both with one account. gym-trading-env is not among them: version 0.3.5 wants a ccxt older than the one
+pinned. PPO: whole updates (rollout and passes) against stable-baselines3 on the FinRL-style environment, the faster
+one for a single account: 2,048 samples an update, 4 epochs, minibatch 1,024, policy and critic of two hidden tanh
+layers apart. Everything takes its turn in every round, on one torch thread; printed are medians and the median of the
+ratios within a round. (`make bench` installs the peers.)
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peers import FinRlStyleEnv
+
+from daemon.child.clock import SystemClock
+from daemon.child.config import parse
+from trainer.bench import Case, market, training_of, training_rate
+from trainer.space import Network, defaults
+from trainer.vector_env import Problem
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
+ACCOUNTS, ROLLOUT, EPOCHS, MINIBATCH, PEER_ENVS = 1024, 2048, 4, 1024, 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_torch_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return market(parse({}), 35_000)
+
+
+def rates(works: Mapping[str, tuple[Callable[[], object], int]], *, rounds: int) -> dict[str, list[float]]:
+    """Units per second of every (work, units it does), each once a round."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, (work, units) in works.items():
+            began_s = time.perf_counter()
+            work()
+            found[name].append(units / (time.perf_counter() - began_s))
+    return found
+
+
+def report(title: str, found: Mapping[str, list[float]], *, unit: str) -> None:
+    """The ratios are of the first row to the others: how many times as fast it is."""
+    first = next(iter(found.values()))
+    print(f"\n{title}\n  {'':<48}{unit:>12}{'least':>12}{'most':>12}{'ours ×':>9}")
+    for name, each in found.items():
+        ratio = median(a / b for a, b in zip(first, each, strict=True))
+        print(f"  {name:<48}{median(each):>12,.0f}{min(each):>12,.0f}{max(each):>12,.0f}{ratio:>9.1f}")
+
+
+def test_the_peer_environment_has_our_mechanics(problem: Problem) -> None:
+    """A comparison with something easier would be worth nothing."""
+    ours, theirs = problem.batched(groups=1, accounts_per_group=1, seed=1), FinRlStyleEnv(problem)
+    seen, _ = theirs.reset(seed=1)
+    ours.bar[:] = theirs.bar
+    ours.end[:] = ours.until[:] = theirs.end
+    ours.opened[:] = theirs.bar
+    ours.fee[:], ours.impact[:] = theirs.fee, theirs.impact
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        looked = ours.observe()
+        assert np.allclose(seen, torch.cat([looked.market[0], looked.account[0, 0]]).numpy(), atol=1e-6)
+        raw = 2.0 * rng.normal(size=problem.layout.action_size)
+        result = ours.step(torch.as_tensor(raw).reshape(1, 1, -1))
+        seen, reward, *_ = theirs.step(raw)
+        assert reward == pytest.approx(float(result.reward), abs=1e-9)
+
+
+def test_stepping_the_environment_beside_others(problem: Problem) -> None:
+    env = problem.batched(groups=ACCOUNTS // 8, accounts_per_group=8, seed=1)
+    raw = torch.randn((env.groups, 8, problem.layout.action_size), generator=torch.Generator().manual_seed(1))
+
+    def ours() -> None:
+        for _ in range(50):
+            env.observe()
+            env.step(raw)
+
+    finrl = FinRlStyleEnv(problem)
+    finrl.reset(seed=1)
+
+    def theirs() -> None:
+        for k in range(1_000):
+            *_, ruined, over, _ = finrl.step(raw[k % env.groups, 0].numpy())
+            if ruined or over:
+                finrl.reset()
+
+    anytrading = anytrading_steps(problem)
+    works = {
+        "ours, 1,024 accounts of 7 coins": (ours, 50 * ACCOUNTS),
+        "FinRL's style, one account of 7 coins": (theirs, 1_000),
+        "gym-anytrading, one account of one coin": (anytrading, 10_000),
+    }
+    for work, _ in works.values():
+        work()
+    report("environment, observations included, lookback 1", rates(works, rounds=40), unit="steps/s")
+
+
+def anytrading_steps(problem: Problem) -> Callable[[], None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a peer's deprecations are its own affair
+        envs = pytest.importorskip("gym_anytrading.envs", reason="make bench installs the peers")
+    close = problem.market.close[:, 0].numpy()
+    env = envs.StocksEnv(df=pd.DataFrame({"Close": close}), window_size=1, frame_bound=(1, len(close)))
+    env.reset(seed=1)
+    actions = np.random.default_rng(1).integers(0, 2, 10_000).tolist()
+
+    def steps() -> None:
+        for action in actions:
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+    return steps
+
+
+def sb3_update(problem: Problem, width: int, *, subprocesses: bool) -> tuple[Callable[[], object], Callable[[], None]]:
+    """(one rollout and its passes, what closes it) of stable-baselines3 at our sizes."""
+    sb3 = pytest.importorskip("stable_baselines3", reason="the optional extra `compare` is not installed")
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+    make = [lambda: FinRlStyleEnv(problem)] * PEER_ENVS
+    envs = SubprocVecEnv(make, start_method="fork") if subprocesses else DummyVecEnv(make)
+    model = sb3.PPO(
+        "MlpPolicy", envs, n_steps=ROLLOUT // PEER_ENVS, batch_size=MINIBATCH, n_epochs=EPOCHS, device="cpu", seed=1,
+        policy_kwargs={"net_arch": {"pi": [width, width], "vf": [width, width]}, "activation_fn": torch.nn.Tanh},
+    )  # fmt: skip
+    return lambda: model.learn(ROLLOUT, reset_num_timesteps=False), envs.close
+
+
+def our_update(problem: Problem, policy: Network, width: int, *, per_group: int) -> Callable[[], object]:
+    h = replace(
+        defaults(policy), width=width, rollout_bars=ROLLOUT // 128, epochs=EPOCHS, minibatch=MINIBATCH,
+        accounts_per_group=per_group, kl_target=float("inf"),
+    )  # fmt: skip
+    return training_of(problem, h, 128).update
+
+
+@pytest.mark.parametrize("width", [64, 256, 1280])
+def test_ppo_end_to_end_beside_stable_baselines3(problem: Problem, width: int) -> None:
+    dummy, close_dummy = sb3_update(problem, width, subprocesses=False)
+    subprocess, close_subprocess = sb3_update(problem, width, subprocesses=True)
+    works = {
+        "ours, mlp": our_update(problem, "mlp", width, per_group=8),
+        "ours, per_asset": our_update(problem, "per_asset", width, per_group=8),
+        "ours, per_asset, 64 accounts share their bars": our_update(problem, "per_asset", width, per_group=64),
+        "stable-baselines3, DummyVecEnv": dummy,
+        "stable-baselines3, SubprocVecEnv": subprocess,
+    }
+    for work in works.values():
+        work()
+    found = rates({n: (w, ROLLOUT) for n, w in works.items()}, rounds=3 if width == 1280 else 7)
+    close_dummy()
+    close_subprocess()
+    report(f"PPO end to end, width {width}", found, unit="samples/s")
+
+
+def test_the_plain_network_beside_its_own_matrix_products(problem: Problem) -> None:
+    t = training_rate(problem, Case(policy="mlp", width=1280, rollout_bars=16), 128, SystemClock(), case_s=20.0)
+    print(
+        f"\nmlp of width 1280: {t.samples_per_s:,.0f} samples/s, {t.limit_share:.0%} of what its own matrix products "
+        f"allow alone ({t.gemm_flop_per_s / 1e9:.0f} GFLOP/s, {t.flop_per_sample / 1e6:.1f} MFLOP a sample)"
+    )
