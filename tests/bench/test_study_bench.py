@@ -30,7 +30,7 @@ N_TRIALS, ASKED = 5000, 12
 def opened(state_dir: Path) -> SharedStudy:
     return SharedStudy(
         state_dir=state_dir, name="s", worker="worker-0", target_trials=10 * N_TRIALS, startup_trials=10, seed=1,
-        identity=StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{}"), first=ROUTE.first(),
+        identity=StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{}"), route=ROUTE,
     )  # fmt: skip
 
 
