@@ -61,6 +61,27 @@ def settle(cash: Any, quantity: Any, filled: Filled) -> tuple[Any, Any]:
     return cash - spent, quantity + filled.quantity - filled.fee_base
 
 
-def equity(cash: Any, quantity: Any, price: Any) -> Any:
-    """Value (...) in quote currency, holdings marked at `price` (..., N) without liquidation cost."""
-    return cash + array_namespace(cash).sum(quantity * price, axis=-1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """An account marked at one price, without liquidation cost. weights (..., N): of equity; the others (...).
+
+    equity, peak: quote currency; drawdown: fraction of the peak, to which the present equity counts.
+    """
+
+    equity: Any
+    peak: Any
+    weights: Any
+    cash_weight: Any
+    drawdown: Any
+
+
+def worth(*, cash: Any, quantity: Any, price: Any, peak: Any) -> Worth:
+    """cash, peak: (...); quantity: (..., N) base units; price: (N,) or (..., N)."""
+    xp = array_namespace(cash)
+    value = quantity * price
+    equity = cash + xp.sum(value, axis=-1)
+    peak = xp.maximum(peak, equity)
+    return Worth(
+        equity=equity, peak=peak, weights=value / equity[..., None], cash_weight=cash / equity,
+        drawdown=1.0 - equity / peak,
+    )  # fmt: skip

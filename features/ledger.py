@@ -141,6 +141,24 @@ def plan_orders(
     )
 
 
+def sendable_orders(
+    orders: Sequence[tuple[str, Decimal]], held: Ledger, rules: VenueRules, *, whole_lots: bool
+) -> tuple[tuple[str, Decimal], ...]:
+    """What of `orders` can be sent: sells of no more than is held, and none of nothing.
+
+    whole_lots: towards zero to multiples of the lot, for venues that refuse anything else; what fees in coins have left
+    over is dust that stays.
+    """
+    found = []
+    for ticker, quantity in orders:
+        sent, lot = (
+            max(quantity, held.quantity[held.tickers.index(ticker)].copy_negate()),
+            rules.rule(ticker).lot_decimal,
+        )
+        found.append((ticker, sent // lot * lot if whole_lots and lot else sent))
+    return tuple((t, q) for t, q in found if q)
+
+
 def simulate_fills(
     ledger: Ledger, orders: Sequence[tuple[str, Decimal]], bar: Bars, costs: Costs, rules: VenueRules
 ) -> tuple[Fill, ...]:

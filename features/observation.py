@@ -11,6 +11,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from features.account import Worth, worth
 from features.spec import FeatureSpec
 
 LAYOUT_VERSION = 1
@@ -76,18 +77,14 @@ def account_block(*, cash: Any, quantity: Any, price: Any, peak: Any, bars_since
 
     cash, peak, bars_since_trade: (...); quantity: (..., N) base units; price: (N,) or (..., N), the closes.
     """
-    xp = array_namespace(cash)
-    value = quantity * price
-    equity = cash + xp.sum(value, axis=-1)
     return account_columns(
-        weights=value / equity[..., None], cash_weight=cash / equity, drawdown=1.0 - equity / xp.maximum(peak, equity),
-        bars_since_trade=bars_since_trade,
-    )  # fmt: skip
+        worth(cash=cash, quantity=quantity, price=price, peak=peak), bars_since_trade=bars_since_trade
+    )
 
 
-def account_columns(*, weights: Any, cash_weight: Any, drawdown: Any, bars_since_trade: Any) -> Any:
-    """`account_block` of an account that is valued already: weights (..., N), the others (...)."""
-    xp = array_namespace(weights)
+def account_columns(valued: Worth, *, bars_since_trade: Any) -> Any:
+    """`account_block` of an account that is valued already."""
+    xp = array_namespace(valued.weights)
     since = xp.log1p(bars_since_trade.clip(0.0, SINCE_TRADE_CAP_BARS)) / float(np.log1p(SINCE_TRADE_CAP_BARS))
-    account = [x[..., None] for x in (cash_weight, drawdown, since)]
-    return xp.astype(xp.concat([weights, *account], axis=-1), xp.float32)
+    account = [x[..., None] for x in (valued.cash_weight, valued.drawdown, since)]
+    return xp.astype(xp.concat([valued.weights, *account], axis=-1), xp.float32)

@@ -11,7 +11,7 @@ from decimal import Decimal
 from structlog.typing import FilteringBoundLogger
 
 from features.bars import Bars
-from features.ledger import Fill, Ledger
+from features.ledger import Fill, Ledger, sendable_orders
 from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.base import Broker, BrokerUnavailable, Deferred, Known
@@ -66,8 +66,9 @@ class OrderFlow:
         """Write down the decision, the limits' state after it and every order it calls for, then send them."""
         now_s = self._now_s()
         wanted = intents(
-            self._sendable(orders, held), account=ACCOUNT, artifact=decided.artifact,
-            close_time_s=decided.decision.close_time_s, sent_s=now_s, expires_s=now_s + self._broker.traits.order_life_s,
+            sendable_orders(orders, held, self._rules, whole_lots=self._broker.traits.whole_lots), account=ACCOUNT,
+            artifact=decided.artifact, close_time_s=decided.decision.close_time_s, sent_s=now_s,
+            expires_s=now_s + self._broker.traits.order_life_s,
         )  # fmt: skip
         self._journal.decide(decided, state, wanted)
         self._crash_point("decided")
@@ -76,14 +77,6 @@ class OrderFlow:
         if sells and buys:
             self._await(sells)
         self._send(buys)
-
-    def _sendable(self, orders: Sequence[tuple[str, Decimal]], held: Ledger) -> list[tuple[str, Decimal]]:
-        """Sells of no more than is held, and where the venue wants them so, in whole lots."""
-        found = []
-        for ticker, quantity in orders:
-            sent, lot = max(quantity, -held.quantity[held.tickers.index(ticker)]), self._rules.rule(ticker).lot_decimal
-            found.append((ticker, sent // lot * lot if self._broker.traits.whole_lots and lot else sent))
-        return [(t, q) for t, q in found if q]
 
     def resolve(self) -> None:
         """One look at everything whose fate is open, and at what was given up lately."""

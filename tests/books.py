@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from features.account import equity, fill_trades, settle
+from features.account import fill_trades, settle, worth
 from features.allocation import Limits, plan_trades, target_weights
 from features.bars import Bars
 from features.costs import Costs
@@ -84,7 +84,9 @@ class ArrayBook:
         assert (abs(after - before + fees) <= 16 * eps * before).all(), "value appeared or vanished"
 
     def equity(self, k: int) -> NDArray[np.float64]:
-        return np.asarray(equity(self.cash, self.quantity, self.convert(self.s.bars.close[k])), dtype=np.float64)
+        close = self.convert(self.s.bars.close[k])
+        marked = worth(cash=self.cash, quantity=self.quantity, price=close, peak=self.cash)
+        return np.asarray(marked.equity, dtype=np.float64)
 
 
 def as_numpy(x: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.account import fill_trades, settle
+from features.account import Worth, fill_trades, settle, worth
 from features.allocation import Limits, plan_trades, target_weights
 from features.bars import Bars
 from features.costs import Costs
@@ -83,14 +83,11 @@ class Observed:
 class _Now:
     """What the accounts are worth at the present close: worked out once, for this step's result and the next one's start.
 
-    bars: (G, 1, 4 N + 1), a row of `MarketTensors.bars` a group. weights: (G, A, N); the rest (G, A).
+    bars: (G, 1, 4 N + 1), a row of `MarketTensors.bars` a group. worth: of (G, A) accounts.
     """
 
     bars: Tensor
-    equity: Tensor
-    weights: Tensor
-    drawdown: Tensor
-    cash_share: Tensor
+    worth: Worth
     observed: Observed
 
 
@@ -177,9 +174,9 @@ class BatchedPortfolioEnv:
         self.cash, self.quantity = torch.zeros(shape, **zeros), torch.zeros((*shape, n), **zeros)
         self.peak, self.since_trade = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)
         self.fee, self.impact = torch.zeros((*shape, 1), **zeros), torch.zeros((*shape, 1), **zeros)
-        one = torch.ones((), **zeros)
+        one, none = torch.ones((), **zeros), torch.zeros(n, **zeros)
         self._flat = account_columns(
-            weights=torch.zeros(n, **zeros), cash_weight=one, drawdown=0 * one, bars_since_trade=0 * one
+            worth(cash=one, quantity=none, price=none, peak=one), bars_since_trade=torch.zeros((), **zeros)
         )
         self.fee_share = 1.0  # of each account's fee that is charged; the trainer raises it from 0
         self._now: _Now | None = None  # of the state as it is; None once that has moved on
@@ -213,8 +210,8 @@ class BatchedPortfolioEnv:
     @torch.inference_mode()
     def step(self, raw: Tensor) -> StepResult:
         """raw: (G, A, N + 2) policy output at the close of the current bars; fills at the next open."""
-        n, before = self._n, self._look()
-        close = before.bars[..., :n]
+        n, seen = self._n, self._look()
+        close, before = seen.bars[..., :n], seen.worth
         target = target_weights(raw.to(torch.float64), before.weights, self.limits)
         delta = plan_trades(
             target=target, cash=self.cash, quantity=self.quantity, price=close, lot=self._lot,
@@ -231,7 +228,8 @@ class BatchedPortfolioEnv:
         self.cash, self.quantity = settle(self.cash, self.quantity, filled)
         traded = (filled.quantity.abs() * filled.price).sum(-1)
         self.since_trade = (self.since_trade + 1).masked_fill_(traded > 0, 1.0)
-        now = self._now = self._mark(bars)
+        self._now = self._mark(bars)
+        now = self._now.worth
         log_return = torch.log(now.equity / before.equity)
         terminated, truncated = now.equity < RUIN * self.initial_cash, self.bar[:, None] >= self.end
         ended = terminated | truncated
@@ -239,15 +237,15 @@ class BatchedPortfolioEnv:
             reward=log_return - bars[..., -1], log_return=log_return,
             market_return=(bars[..., :n] / close - 1.0)[:, 0], turnover=traded / before.equity,
             drawdown=now.drawdown, deepened=(now.drawdown - before.drawdown).clamp(min=0.0),
-            cash_share=now.cash_share, concentration=now.weights.square().sum(-1),
+            cash_share=now.cash_weight, concentration=now.weights.square().sum(-1),
             elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
-            terminated=terminated, truncated=truncated & ~terminated, final=now.observed,
+            terminated=terminated, truncated=truncated & ~terminated, final=self._now.observed,
         )  # fmt: skip
         if bool(ended.any()):
             over = (self.bar >= self.until) | ended.all(dim=1)
             self._move(over)
             self._open(ended | over[:, None])
-            self._now = None if bool(over.any()) else self._reopened(now, ended)
+            self._now = None if bool(over.any()) else self._reopened(self._now, ended)
         return result
 
     def _look(self) -> _Now:
@@ -260,29 +258,22 @@ class BatchedPortfolioEnv:
 
     def _mark(self, bars: Tensor) -> _Now:
         """The state at the closes of `bars`; raises the peaks to it."""
-        value = self.quantity * bars[..., : self._n]
-        equity = self.cash + value.sum(-1)
-        self.peak = torch.maximum(self.peak, equity)
-        weights, cash_share, drawdown = value / equity[..., None], self.cash / equity, 1.0 - equity / self.peak
-        account = account_columns(
-            weights=weights, cash_weight=cash_share, drawdown=drawdown, bars_since_trade=self.since_trade
-        )
-        return _Now(
-            bars=bars, equity=equity, weights=weights, drawdown=drawdown, cash_share=cash_share,
-            observed=Observed(market=self.market.market.index_select(0, self.bar), account=account),
-        )  # fmt: skip
+        valued = worth(cash=self.cash, quantity=self.quantity, price=bars[..., : self._n], peak=self.peak)
+        self.peak = valued.peak
+        market = self.market.market.index_select(0, self.bar)
+        account = account_columns(valued, bars_since_trade=self.since_trade)
+        return _Now(bars=bars, worth=valued, observed=Observed(market=market, account=account))
 
     def _reopened(self, now: _Now, accounts: Tensor) -> _Now:
         """`now` with fresh accounts where `accounts` (G, A) says, at the same bar."""
-        each = accounts[..., None]
-        return _Now(
-            bars=now.bars, equity=now.equity.masked_fill(accounts, self.initial_cash),
-            weights=now.weights.masked_fill(each, 0.0), drawdown=now.drawdown.masked_fill(accounts, 0.0),
-            cash_share=now.cash_share.masked_fill(accounts, 1.0),
-            observed=Observed(
-                market=now.observed.market, account=torch.where(each, self._flat, now.observed.account)
-            ),
+        each, was = accounts[..., None], now.worth
+        fresh = Worth(
+            equity=was.equity.masked_fill(accounts, self.initial_cash), peak=self.peak,
+            weights=was.weights.masked_fill(each, 0.0), drawdown=was.drawdown.masked_fill(accounts, 0.0),
+            cash_weight=was.cash_weight.masked_fill(accounts, 1.0),
         )  # fmt: skip
+        account = torch.where(each, self._flat, now.observed.account)
+        return _Now(bars=now.bars, worth=fresh, observed=Observed(market=now.observed.market, account=account))
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=self.generator, device=self.cash.device)

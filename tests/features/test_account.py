@@ -11,7 +11,7 @@ from world import random_bars
 from features.allocation import Limits, target_weights, to_lots
 from features.costs import Costs
 from features.errors import ConfigurationError, DataError
-from features.ledger import Fill, Ledger, plan_orders, simulate_fills
+from features.ledger import Fill, Ledger, plan_orders, sendable_orders, simulate_fills
 from features.venue_rules import TickerRule, VenueRules
 
 LIMITS = Limits(min_cash_reserve=0.02, max_weight=0.6, no_trade_band=0.01)
@@ -139,3 +139,23 @@ def test_an_overdrawing_fill_and_senseless_costs_are_refused() -> None:
         Ledger.opened(TICKERS, 150.0).book([fill])
     with pytest.raises(ConfigurationError, match="fee_bps"):
         costs(fee_bps=float("nan"))
+
+
+@given(
+    held=st.integers(0, 10**9),
+    wanted=st.integers(-(10**9), 10**9),
+    lot=st.sampled_from(["0.00001", "0.001", "0.1", "0"]),
+)
+def test_what_is_sent_is_no_more_than_is_held_and_in_whole_lots_where_a_venue_wants_them(
+    held: int, wanted: int, lot: str
+) -> None:
+    """The Decimal twin of `to_lots` after the clamp that `plan_trades` makes; 1e-9 is the finest unit that is booked."""
+    unit = Decimal("1e-9")
+    account = Ledger(tickers=("A",), cash=Decimal(1), quantity=(held * unit,), peak=Decimal(1), bars_since_trade=0)
+    rules = VenueRules(venue="here", rules=(("A", TickerRule(lot=lot, tick="0.01", min_notional="10")),))
+    most = max(wanted * unit, -held * unit)
+    cut = dict(sendable_orders([("A", wanted * unit)], account, rules, whole_lots=True)).get("A", Decimal(0))
+    plain = dict(sendable_orders([("A", wanted * unit)], account, rules, whole_lots=False)).get("A", Decimal(0))
+    assert plain == most and abs(cut) <= abs(most) and cut * most >= 0
+    assert float(cut) == pytest.approx(float(to_lots(np.float64(most), np.float64(lot))), abs=1e-12)
+    assert Decimal(lot) == 0 or (cut % Decimal(lot) == 0 and abs(most - cut) < Decimal(lot))

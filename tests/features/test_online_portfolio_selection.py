@@ -13,7 +13,7 @@ import pytest
 from olps import Strategy, best_constant, classic_bars, data_path, hold, olmar2, rebalanced, relatives, strategies
 from world import REAL
 
-from features.account import equity, fill_trades, settle
+from features.account import fill_trades, settle, worth
 from features.allocation import Limits, limit_weights, plan_trades
 from features.bars import Bars
 from features.costs import Costs
@@ -60,7 +60,7 @@ def array_wealth(strategy: Strategy, bars: Bars, *, fee: float = 0.0) -> float:
             )  # fmt: skip
             cash, quantity = settle(cash, quantity, filled)
         wanted = strategy.send(x[k])
-    return float(equity(cash, quantity, bars.close[-1]))
+    return float(worth(cash=cash, quantity=quantity, price=bars.close[-1], peak=cash).equity)
 
 
 def ledger_wealth(strategy: Strategy, bars: Bars) -> float:

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import random_bars
 
-from features.account import equity
+from features.account import worth
 from features.allocation import Limits, target_weights
 from features.costs import Costs
 from features.ledger import Ledger, plan_orders, simulate_fills
+from features.observation import account_block
 from features.spec import preset
 from features.venue_rules import VenueRules
 from trainer.env import ENV_ID
@@ -94,9 +95,10 @@ def test_an_account_of_the_environment_ends_where_the_exact_ledger_ends(problem:
         orders = plan_orders(ledger, target, bars.close[k + step], RULES)
         fills = simulate_fills(ledger, orders, bars.slice(k + step + 1, k + step + 2), COSTS, RULES)
         ledger = ledger.book(fills).marked(bars.close[k + step + 1])
-    worth = float(equity(env.cash, env.quantity, torch.as_tensor(bars.close[k + 100]))[0, 0])
-    assert worth == pytest.approx(float(ledger.equity(bars.close[k + 100])), rel=1e-9)
-    assert worth < 10_000.0 * 1.5
+    price = torch.as_tensor(bars.close[k + 100])
+    grown = float(worth(cash=env.cash, quantity=env.quantity, price=price, peak=env.peak).equity[0, 0])
+    assert grown == pytest.approx(float(ledger.equity(bars.close[k + 100])), rel=1e-9)
+    assert grown < 10_000.0 * 1.5
 
 
 def test_a_share_of_the_fee_scales_what_trading_costs(problem: Problem) -> None:
@@ -107,7 +109,8 @@ def test_a_share_of_the_fee_scales_what_trading_costs(problem: Problem) -> None:
         for _ in range(30):
             env.step(torch.tensor([[[3.0, 0.0, -3.0, -5.0, 5.0]]]))
             env.step(torch.tensor([[[-3.0, 0.0, 3.0, -5.0, 5.0]]]))
-        return float(equity(env.cash, env.quantity, env.market.close[env.bar][:, None])[0, 0])
+        price = env.market.close[env.bar][:, None]
+        return float(worth(cash=env.cash, quantity=env.quantity, price=price, peak=env.peak).equity[0, 0])
 
     assert after(0.0) > after(0.5) > after(1.0) > 0
 
@@ -158,6 +161,21 @@ def test_in_a_group_one_account_ends_and_another_opens_while_the_rest_go_on(prob
         opened.append(env.opened[0].tolist())
     assert result.truncated.sum() == 1 and int(env.bar[0]) == first_end
     assert sorted(opened[-1]) == [began, began, began, first_end]
+
+
+def test_what_an_account_shows_is_what_features_make_of_its_state_also_after_a_new_start(problem: Problem) -> None:
+    """The environment values an account once per bar and keeps it; here it is valued anew, by the code of a decision."""
+    env, opened = problem.batched(groups=3, accounts_per_group=4, seed=6), 0
+    rng = torch.Generator().manual_seed(2)
+    for _ in range(900):
+        result = env.step(3.0 * torch.randn((3, 4, 5), generator=rng))
+        opened += int((result.terminated | result.truncated).sum())
+        anew = account_block(
+            cash=env.cash, quantity=env.quantity, price=env.market.close[env.bar][:, None], peak=env.peak,
+            bars_since_trade=env.since_trade,
+        )  # fmt: skip
+        assert torch.equal(env.observe().account, anew)
+    assert opened > 12
 
 
 def test_a_restored_environment_continues_the_same_history_bit_for_bit(problem: Problem) -> None:
