@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate import Run
-from trainer.overfitting import TrialCounts, cscv
+from trainer.overfitting import TrialCounts, cscv, kinds_of
 from trainer.resampling import bootstrap_p, bootstrap_p_values, holm, spa_against
 from trainer.sharpe import deflated_sharpe, moments, sharpe, varies
 
@@ -22,6 +22,7 @@ RESAMPLES = 1000
 HOLM_P = 0.10
 PBO_LIMIT = 0.20
 PBO_MIN_TRIALS = 8
+SLOPE_ABOVE = 0.0
 SPA_P = 0.10
 SEEDS_SHARE = 0.80
 
@@ -111,25 +112,29 @@ def _deflated(policies: Sequence[Run], n_trials: float, variance: float) -> floa
     return sorted(found)[(len(found) - 1) // 2]
 
 
-def overfitting(returns: Float) -> tuple[Gate, ...]:
-    """G3: probability of backtest overfitting among this study's trials, and whether what is good inside halves of the
+def overfitting(returns: Float, baselines: Mapping[str, Run], *, baseline: str) -> tuple[Gate, ...]:
+    """G3: probability of backtest overfitting, and whether what is good inside halves of the bars is good outside.
 
-    bars is good outside. returns: (T, K).
+    returns: (T, K) of this study's trials. A search fills up with copies of what it found, and which copy is best in one
+    half says nothing of the other; so copies count once, and the baseline that looked best stands beside them. baseline:
+    the fixed one, beyond which copies are alike too. The paper's number, over all trials alike, is shown.
     """
     n = returns.shape[1]
     if n < PBO_MIN_TRIALS:
         what = f"probability of backtest overfitting: not estimable from {n} trials"
         return (Gate(gate="G3", what=what, value=None, unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=False),)
-    found = cscv(returns)
-    what = f"probability of backtest overfitting, {n} trials (the best loses out of sample: {found.loss:.0%})"
+    label = kinds_of(returns, baselines[baseline].returns)
+    found = cscv(returns, kinds=label, instead=np.stack([b.returns for b in baselines.values()], axis=1))
+    ranked = f"{label.max() + 1} kinds of {n} trials and the best baseline"
+    what = f"probability of backtest overfitting, {ranked} (over all trials alike: {cscv(returns).pbo:.2f}; "
     return (
         Gate(
-            gate="G3", what=what, value=found.pbo, unit="probability", threshold=f"≤ {PBO_LIMIT}",
-            passed=found.pbo <= PBO_LIMIT,
+            gate="G3", what=f"{what}the best loses out of sample: {found.loss:.0%})", value=found.pbo,
+            unit="probability", threshold=f"≤ {PBO_LIMIT}", passed=found.pbo <= PBO_LIMIT,
         ),
         Gate(
-            gate="G3", what="slope of out-of-sample on in-sample Sharpe over the trials", value=found.persistence,
-            unit="Sharpe over Sharpe", threshold="> 0", passed=found.persistence > 0.0,
+            gate="G3", what=f"slope of out-of-sample on in-sample Sharpe over the {ranked}", value=found.persistence,
+            unit="Sharpe over Sharpe", threshold=f"> {SLOPE_ABOVE:g}", passed=found.persistence > SLOPE_ABOVE,
         ),
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """How much of a search's best result the search itself made: CSCV, and how many trials there really were.
 
-Sources: Bailey, Borwein, Lopez de Prado & Zhu 2017 ("The Probability of Backtest Overfitting"); Geyer 1992 (initial
-positive sequence).
+Sources: Bailey, Borwein, Lopez de Prado & Zhu 2017 ("The Probability of Backtest Overfitting"); Lopez de Prado & Lewis 2019
+("Detection of False Investment Strategies Using Unsupervised Learning Methods": trials that are alike count once); Geyer 1992
+(initial positive sequence).
 """
 
 import math
@@ -15,6 +16,8 @@ from features.errors import DataError
 
 Float = NDArray[np.float64]
 SAME_BET = 0.5  # trials whose returns correlate above this, on average, are one bet tried twice
+# The error of the difference between two Sharpe ratios is √(2(1 - ρ)) of the error of one: from this correlation on, a half.
+A_COPY = 0.875
 _ROWS = 1024  # combinations compared at a time, so that the temporaries stay near ten megabytes
 
 
@@ -24,8 +27,8 @@ class Cscv:
 
     pbo: share of logits ≤ 0. logits: (C,) of the best trial's relative out-of-sample rank. slope: of its
     out-of-sample on its in-sample per-bar Sharpe, least squares over halves. persistence: slope of out-of-sample on
-    in-sample Sharpe over the trials within a half, all halves pooled. loss: share of halves where the best loses out of
-    sample.
+    in-sample Sharpe over what is ranked within a half, all halves pooled. loss: share of halves where the best loses out
+    of sample.
 
     `slope` is the paper's, and no measure of skill: a trial that is the best of every half has the slope -1, for what it
     earns in one half it does not earn in the other. `persistence` is free of that.
@@ -38,41 +41,66 @@ class Cscv:
     loss: float
 
 
-def cscv(returns: Float, *, n_blocks: int = 16) -> Cscv:
+def cscv(
+    returns: Float, *, kinds: NDArray[np.int64] | None = None, instead: Float | None = None, n_blocks: int = 16
+) -> Cscv:  # fmt: skip
     """Combinatorially symmetric cross-validation.
 
     returns: (T, K) per-bar out-of-sample returns of K trials on the same bars; the last T mod n_blocks bars are left
     out. For every half of the blocks: the in-sample best by Sharpe, its rank w among the other half (average rank on
-    ties) over K + 1, λ = ln(w / (1 - w)). A trial that never trades has a Sharpe of 0.
+    ties) over the number ranked + 1, λ = ln(w / (1 - w)). A trial that never trades has a Sharpe of 0.
+
+    kinds: (K,) labels 0, 1, … of trials that count as one in the rank and in the persistence: a kind is below the chosen
+    trial to the share of its members that are, and the chosen one stands for its own. instead: (T, B) returns of what
+    could be held instead of any trial; the one with the best Sharpe in sample is ranked as one more. Without either this
+    is the paper's.
     """
     if n_blocks % 2 or returns.shape[1] < 2 or returns.shape[0] < 2 * n_blocks:
         raise DataError(f"PBO needs two trials and an even number of blocks of two bars, got {returns.shape}")
     if not np.isfinite(returns).all():
         raise DataError("a return is not finite")
     ratio = _half_sharpes(returns, n_blocks)
+    held = np.zeros((len(ratio), 0)) if instead is None else _half_sharpes(instead, n_blocks)
+    label = np.arange(returns.shape[1]) if kinds is None else kinds
+    size = np.bincount(label)
+    order, first = np.argsort(label, kind="stable"), np.cumsum(size) - size
+    inside, outside = _best(ratio)
     best = ratio.argmax(axis=1)
-    row = np.arange(len(best))
-    inside = ratio[row, best]
-    # halves come in lexicographic order, in which the complement of the first is the last, and so on
-    outside = ratio[::-1][row, best]
-    rank = np.concatenate([
-        _average_rank(ratio[::-1][a : a + _ROWS], outside[a : a + _ROWS]) for a in range(0, len(best), _ROWS)
-    ])  # fmt: skip
-    share = rank / (returns.shape[1] + 1)
+    beside = [x[:, None] for x in _best(held)] if held.shape[1] else [held, held]
+    rank, moved, square = np.ones(len(ratio)), 0.0, 0.0
+    for rows in (slice(a, a + _ROWS) for a in range(0, len(ratio), _ROWS)):
+        others = label != label[best[rows], None]
+        rank[rows] += (_below(ratio[::-1][rows], outside[rows]) * others) @ (1.0 / size[label])
+        rank[rows] += _below(beside[1][rows], outside[rows]).sum(axis=1)
+        x, y = (
+            np.concatenate([np.add.reduceat(half[rows][:, order], first, axis=1) / size, one[rows]], axis=1)
+            for half, one in zip((ratio, ratio[::-1]), beside, strict=True)
+        )
+        x = x - x.mean(axis=1, keepdims=True)
+        moved, square = moved + float((x * y).sum()), square + float((x**2).sum())
+    share = rank.round(9) / (len(size) + beside[0].shape[1] + 1)
     logits = np.log(share / (1 - share))
     spread = inside - inside.mean()
-    square = float(spread @ spread)
     return Cscv(
         pbo=float((logits <= 0).mean()), logits=logits, loss=float((outside < 0).mean()),
-        slope=float(spread @ outside) / square if square > 0 else 0.0, persistence=_persistence(ratio),
+        slope=_over(float(spread @ outside), float(spread @ spread)), persistence=_over(moved, square),
     )  # fmt: skip
 
 
-def _persistence(ratio: Float) -> float:
-    """ratio: (C, K) Sharpe of every trial in every half, complements in reverse order."""
-    centred = ratio - ratio.mean(axis=1, keepdims=True)
-    square = float((centred**2).sum())
-    return float((centred * centred[::-1]).sum()) / square if square > 0 else 0.0
+def _best(ratio: Float) -> tuple[Float, Float]:
+    """(C,) Sharpe of every half's best, in it and out of it."""
+    row, best = np.arange(len(ratio)), ratio.argmax(axis=1)
+    # halves come in lexicographic order, in which the complement of the first is the last, and so on
+    return ratio[row, best], ratio[::-1][row, best]
+
+
+def _below(values: Float, of: Float) -> Float:
+    below: Float = (values < of[:, None]) + (values == of[:, None]) / 2
+    return below
+
+
+def _over(product: float, square: float) -> float:
+    return product / square if square > 0 else 0.0
 
 
 def _half_sharpes(returns: Float, n_blocks: int) -> Float:
@@ -89,12 +117,6 @@ def _half_sharpes(returns: Float, n_blocks: int) -> Float:
     square -= mean**2 * (count / (count - 1))
     ratio: Float = (mean + centre) / np.sqrt(np.maximum(square, 1e-300))
     return ratio
-
-
-def _average_rank(values: Float, of: Float) -> Float:
-    picked = of[:, None]
-    rank: Float = (values < picked).sum(axis=1) + ((values == picked).sum(axis=1) + 1) / 2
-    return rank
 
 
 def correlations(returns: Float) -> Float:
@@ -126,6 +148,16 @@ def clusters(correlation: Float, *, at_least: float = SAME_BET) -> NDArray[np.in
     _, first, label = np.unique(alive, return_index=True, return_inverse=True)
     order: NDArray[np.int64] = np.argsort(np.argsort(first))[label]
     return order
+
+
+def kinds_of(returns: Float, baseline: Float) -> NDArray[np.int64]:
+    """(K,) which trials are copies of one another: alike in what they earn and in what they earn beyond the baseline.
+
+    returns: (T, K); baseline: (T,). Raw returns alone make one kind of all that hold the market, returns beyond it one of
+    all that hold little.
+    """
+    alike = np.minimum(correlations(returns), correlations(returns - baseline[:, None]))
+    return clusters(alike, at_least=A_COPY)
 
 
 def participation_ratio(correlation: Float) -> float:

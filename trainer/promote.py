@@ -14,7 +14,7 @@ from daemon.child.clock import Clock
 from daemon.child.config import Config
 from features.actor import constant_raw
 from features.artifact import PolicyArtifact
-from features.errors import CappuccinoError
+from features.errors import CappuccinoError, ContractMismatch
 from features.files import held, read_json, write_atomic
 from features.pipeline import compute
 from trainer import gates
@@ -115,7 +115,7 @@ class Judge:
 
     def publish(self, judgement: Judgement) -> None:
         """Let the trader hold what the verdict says."""
-        new = judgement.champion is not None and judgement.champion != self._standing_champion()
+        new = judgement.champion is not None and judgement.champion != self._standing_champion()[0]
         decision = Decision(
             action="promoted" if new else "judged", champion=judgement.champion, holds=judgement.holds, study=self.study,
             trial=judgement.trial, reason=("Champion: " if new else "") + judgement.reason,
@@ -131,7 +131,10 @@ class Judge:
         evidence = [self._gatherer.evidence(c) for c in standing]
         self._remember_incumbent(trials[0]["number"], evidence[0])
         first = self._compared(evidence[0], self.config.costs.fee_bps)
-        save_compared(self.state_dir, {r.name: r.returns for r in (first.policies[0], *first.baselines.values())})
+        save_compared(
+            self.state_dir, {r.name: r.returns for r in (first.policies[0], *first.baselines.values())},
+            bounds=bound_names(self.dataset.bars),
+        )  # fmt: skip
         verdicts = [self._verdict(e, trials) for e in evidence]
         best, seen = trials[0]["number"], tuple[Score, ...]()
         passed = [i for i, v in enumerate(verdicts) if not v.failed]
@@ -172,7 +175,7 @@ class Judge:
                 configured.policies, counts=self._counts(trials, returns), trial_sharpes=self._ledger.sharpes(),
                 threshold=promotion.dsr_threshold,
             ),
-            *gates.overfitting(returns),
+            *gates.overfitting(returns, self._beatable(configured).baselines, baseline=FIXED_BASELINE),
             gates.superior(
                 np.column_stack([returns, np.expm1(configured.growth())]), self._beatable(configured).baselines, rng
             ),
@@ -263,27 +266,34 @@ class Judge:
         self, trial: int | None, verdicts: tuple[Verdict, ...], seen: tuple[Score, ...], reason: str
     ) -> Judgement:  # fmt: skip
         """The champion there is stays; where there is none, the configured baseline."""
-        standing = self._standing_champion()
+        standing, trouble = self._standing_champion()
         holds = standing or fallback(self.config, self.state_dir, self.dataset)
         stays = (
             f"The champion {holds[:12]} stays"
             if standing
             else f"The trader holds {self.config.promotion.without_champion}"
-        )
+        ) + trouble
         return Judgement(
             study=self.study, trial=trial, artifact=verdicts[0].artifact if verdicts else None, champion=standing,
             holds=holds, verdicts=verdicts, holdout=seen, reason=f"{reason}. {stays}.",
         )  # fmt: skip
 
-    def _standing_champion(self) -> str | None:
-        """The artifact id of the present champion, if it still fits this market's contract."""
+    def _standing_champion(self) -> tuple[str | None, str]:
+        """The artifact id of the present champion, None if it was made for another market; and what is wrong with it.
+
+        One that cannot be read stays: that a file is broken is no reason to sell what is held. A person decides.
+        """
         standing: str | None = (Pointer(self.state_dir).read() or {"champion": None})["champion"]
-        if standing is not None:
-            try:
-                PolicyArtifact.load(self.state_dir / "artifacts" / standing).require_spec(self.dataset.spec)
-            except CappuccinoError:
-                return None
-        return standing
+        if standing is None:
+            return None, ""
+        try:
+            PolicyArtifact.load(self.state_dir / "artifacts" / standing).require_spec(self.dataset.spec)
+        except ContractMismatch as error:
+            return None, f", for the champion {standing[:12]} does not fit: {error}"
+        except CappuccinoError as error:
+            remedy = "put its files back, or promote or demote"
+            return standing, f", though it cannot be read: {error}; {remedy}"
+        return standing, ""
 
     def _remember_incumbent(self, number: int, evidence: Evidence) -> None:
         """What a trial must not be worse than, fold by fold: the best configuration on seeds that did not choose it."""

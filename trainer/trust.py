@@ -5,7 +5,7 @@ The advisor asks for them as a program and never computes them itself: one imple
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from features.files import write_atomic
 from trainer.baselines import FIXED_BASELINE
 from trainer.gates import MEAN_BLOCK_BARS, PBO_MIN_TRIALS
 from trainer.ledger import TrialLedger
-from trainer.overfitting import SAME_BET, clusters, correlations, count_trials, cscv
+from trainer.overfitting import SAME_BET, clusters, correlations, count_trials, cscv, kinds_of
 from trainer.resampling import resampled_paths
 from trainer.score import SECONDS_PER_YEAR
 from trainer.sharpe import (
@@ -66,9 +66,9 @@ def gather(
         "counts": {n: getattr(counts, n) for n in ("raw", "clusters", "participation", "autocorrelation")},
         **budget(n_ever, len(first) * timeframe_s / SECONDS_PER_YEAR),
     }  # fmt: skip
-    compared = _compared(state_dir)
+    compared, beatable = _compared(state_dir)
     record |= _deflated(first, sharpes, record["counts"], SECONDS_PER_YEAR / timeframe_s)
-    record |= _overfitting(returns)
+    record |= _overfitting(returns, beatable)
     record |= _distinct(folder, best[:BEST], compared)
     record["equity"] = _equity(compared, timeframe_s, rng)
     return record
@@ -85,19 +85,28 @@ def budget(n_ever: int, years: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_compared(state_dir: Path, returns: Mapping[str, Float]) -> None:
-    """Keep the returns (T,) of the candidate judged last, named first, and of its baselines on the same bars."""
+def save_compared(state_dir: Path, returns: Mapping[str, Float], *, bounds: Collection[str]) -> None:
+    """Keep the returns (T,) of the candidate judged last, named first, and of its baselines on the same bars.
+
+    bounds: those of the baselines that use hindsight.
+    """
     data = io.BytesIO()
-    np.savez_compressed(data, names=np.array(list(returns)), returns=np.stack(list(returns.values())))
+    np.savez_compressed(
+        data, names=np.array(list(returns)), returns=np.stack(list(returns.values())),
+        bound=np.array([n in bounds for n in returns]),
+    )  # fmt: skip
     write_atomic(state_dir / COMPARED, data.getvalue())
 
 
-def _compared(state_dir: Path) -> dict[str, Float]:
+def _compared(state_dir: Path) -> tuple[dict[str, Float], dict[str, Float]]:
+    """Everything that was kept, and of it the baselines without hindsight."""
     path = state_dir / COMPARED
     if not path.exists():
-        return {}
+        return {}, {}
     with np.load(path) as stored:
-        return dict(zip((str(n) for n in stored["names"]), stored["returns"], strict=True))
+        kept = dict(zip((str(n) for n in stored["names"]), stored["returns"], strict=True))
+        baselines = {n: r for (n, r), bound in list(zip(kept.items(), stored["bound"], strict=True))[1:] if not bound}
+    return kept, baselines
 
 
 def _returns(folder: Path, trial: Mapping[str, Any]) -> Float:
@@ -147,14 +156,24 @@ def _deflated(
     }  # fmt: skip
 
 
-def _overfitting(returns: Float) -> dict[str, Any]:
+def _overfitting(returns: Float, baselines: Mapping[str, Float]) -> dict[str, Any]:
+    """pbo, pbo_persistence, logits: as gate G3 sees them, None before a first judgement; pbo_trials: over all trials."""
+    found: dict[str, Any] = dict.fromkeys(("pbo", "pbo_trials", "pbo_persistence", "pbo_loss", "n_kinds")) | {
+        "logits": []
+    }
     if returns.shape[1] < PBO_MIN_TRIALS or returns.shape[0] < 32:
-        return {"pbo": None, "pbo_persistence": None, "pbo_loss": None, "logits": []}
-    found = cscv(returns)
-    counts, _ = np.histogram(np.clip(found.logits, -5.99, 5.99), LOGIT_EDGES)
-    shares = counts / len(found.logits)
-    return {
-        "pbo": found.pbo, "pbo_persistence": found.persistence, "pbo_loss": found.loss,
+        return found
+    alike = cscv(returns)
+    found |= {"pbo_trials": alike.pbo, "pbo_loss": alike.loss}
+    baseline = baselines.get(FIXED_BASELINE)
+    if baseline is None or len(baseline) != len(returns):
+        return found
+    label = kinds_of(returns, baseline)
+    gated = cscv(returns, kinds=label, instead=np.stack(list(baselines.values()), axis=1))
+    counts, _ = np.histogram(np.clip(gated.logits, -5.99, 5.99), LOGIT_EDGES)
+    shares = counts / len(gated.logits)
+    return found | {
+        "pbo": gated.pbo, "pbo_persistence": gated.persistence, "n_kinds": int(label.max()) + 1,
         "logits": [[float(a), float(b), float(s)] for a, b, s in zip(LOGIT_EDGES, LOGIT_EDGES[1:], shares, strict=False)],
     }  # fmt: skip
 

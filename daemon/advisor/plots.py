@@ -204,7 +204,10 @@ def figures(analysis: Analysis, material: Material) -> dict[str, list[tuple[str,
         ]  # fmt: skip
     if evidence.get("logits"):
         found["trust"] = [
-            ("PBO logits: left of zero the chosen trial is below the median out of sample", logits(evidence))
+            (
+                "PBO logits, copies counted once: left of zero the chosen trial is below the median out of sample",
+                logits(evidence),
+            )
         ]
     if evidence.get("dsr_curve"):
         caption = "DSR by the number of trials charged; dots: the ways of counting"

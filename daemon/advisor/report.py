@@ -246,9 +246,12 @@ def _trust(analysis: Analysis, drawings: Drawings) -> list[Block]:
             f"{words.signed(e['best_annual_sharpe'])}; the best of {e['n_ever']} skill-less trials would show "
             f"{e['chance_annual_sharpe']:+.2f} on so few bars"
         )),
-        ("probability of overfitting (PBO)", "not estimable" if e["pbo"] is None else
-         f"{e['pbo']:.2f} over {e['n_sampled']} trials; the chosen one loses out of sample in {e['pbo_loss']:.0%} of halvings; "
-         f"slope of the other half on the chosen half over the trials {e['pbo_persistence']:+.2f}"),
+        ("probability of overfitting (PBO), copies counted once", "not estimable before a judgement" if e["pbo"] is None else
+         f"{e['pbo']:.2f} over {e['n_kinds']} kinds of trials and the best baseline; "
+         f"slope of the other half on the chosen half over them {e['pbo_persistence']:+.2f}"),
+        ("the same over all trials alike", "not estimable" if e["pbo_trials"] is None else
+         f"{e['pbo_trials']:.2f} over {e['n_sampled']} trials; the chosen one loses out of sample in {e['pbo_loss']:.0%} of "
+         "halvings"),
         ("budget (MinBTL)", budget),
     ]  # fmt: skip
     return [

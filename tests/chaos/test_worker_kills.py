@@ -18,6 +18,7 @@ import mortals
 import numpy as np
 import optuna
 import pytest
+import torch
 from test_worker import records, worker
 
 from daemon.child.config import Config, parse
@@ -25,7 +26,7 @@ from features.artifact import PolicyArtifact
 from features.files import read_json, write_atomic
 from trainer.ledger import TrialLedger
 from trainer.space import Hyperparameters
-from trainer.study import MAX_RETRIES, first_number, storage_url
+from trainer.study import MAX_RETRIES, first_number, seed_number, storage_url
 
 WORLD = {
     "market": {"source": "simulated", "tickers": ["BTC", "ETH", "LTC"]},
@@ -116,13 +117,16 @@ def assert_every_start_has_one_end(ledger: TrialLedger, told: list[dict[str, Any
 
 def assert_scored_as_if_undisturbed(state_dir: Path, config: Config, elsewhere: Path, *, most: int) -> int:
     """Every completed trial, trained again in one go, gives the same artifacts and the same score. How many there were."""
+    torch.set_num_threads(config.daemon.torch_threads)  # sums differ in their last bit with the number of threads
     calm = worker(elsewhere, config)
     trials = optuna.load_study(study_name="s", storage=storage_url(state_dir)).get_trials(deepcopy=False)
     completed = [r for r in records(state_dir) if r["state"] == "COMPLETE"]
     retried_first = sorted(completed, key=lambda r: -trials[r["number"]].user_attrs.get("retries", 0))[:most]
     for record in retried_first:
-        first = first_number(trials[record["number"]])
-        again = calm.evaluate(record["number"], first, Hyperparameters.from_dict(record["parameters"]))
+        again = calm.evaluate(
+            record["number"], Hyperparameters.from_dict(record["parameters"]),
+            seed_number=seed_number(trials[record["number"]]), kept_at=elsewhere / "kept" / str(record["number"]),
+        )  # fmt: skip
         assert (list(again.fold_artifacts), again.objective) == (record["fold_artifacts"], record["score"])
     return len(retried_first)
 
@@ -168,15 +172,15 @@ def test_a_death_at_each_stage_of_a_trial_and_of_its_judgement_loses_and_doubles
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_deaths_at_any_step_and_any_instant_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
-    """At least 26 deaths in each of eight studies: 208."""
-    config = settings(target=12, judged_every=4, seeds=2)
-    survived(tmp_path / "state", config, kills=24, seed=seed, machine_deaths=2)
+    """At least 50 deaths in each of four studies: 200."""
+    config = settings(target=20, judged_every=10, seeds=1)
+    survived(tmp_path / "state", config, kills=48, seed=seed, machine_deaths=2)
     assert_whole(tmp_path / "state", config)
-    compared = assert_scored_as_if_undisturbed(tmp_path / "state", config, tmp_path / "calm", most=6)
+    compared = assert_scored_as_if_undisturbed(tmp_path / "state", config, tmp_path / "calm", most=4)
     stages, told = Counter(mortals.deaths(tmp_path / "state")), records(tmp_path / "state")
     states = Counter(f"{r['state']} {r.get('failure')}" for r in told)
     print(f"{stages.total()} deaths, {compared} trials compared with undisturbed ones; {dict(states)}")
     print("\n".join(f"  {n:>3} {stage}" for stage, n in stages.most_common()))
-    assert stages.total() >= 26
+    assert stages.total() >= 50

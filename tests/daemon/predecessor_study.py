@@ -94,7 +94,9 @@ def study() -> Material:
             number=number, state="COMPLETE", score=BEST.get(number, float(scores[i])), parameters=chosen,
             seconds=60 * MINUTES, failure=None, began_s=ended_s - 60 * MINUTES,
         ))  # fmt: skip
-    unknown = dict.fromkeys(("pbo", "pbo_persistence", "pbo_loss", "best_annual_sharpe", "distinct_correlation"))
+    unknown = dict.fromkeys(
+        ("pbo", "pbo_trials", "pbo_persistence", "pbo_loss", "n_kinds", "best_annual_sharpe", "distinct_correlation")
+    )
     return Material(
         study="predecessor", at_utc="2025-11-15 22:10 UTC", score_name=SCORE, sampling_sd=None, trials=tuple(trials),
         bounds=BOUNDS, machine=Machine(workers=3, target=5000, now_s=NOW_S, free_bytes=444 * 10**9, gpus=({

@@ -71,16 +71,57 @@ def test_one_good_seed_of_three_does_not_carry_the_deflated_sharpe() -> None:
     assert not gates.deflated([good, poor, poor], **how).passed
 
 
+def third(returns: np.ndarray, *others: np.ndarray) -> tuple[gates.Gate, ...]:
+    """G3 of trials whose market is `market()`, beside cash and `others`."""
+    beside = {"1/N": market(len(returns)), "cash": np.zeros(len(returns))} | {f"b{i}": o for i, o in enumerate(others)}
+    return gates.overfitting(returns, {n: run_of(r, n) for n, r in beside.items()}, baseline="1/N")
+
+
 def test_too_few_trials_for_an_overfitting_estimate_is_not_a_pass() -> None:
-    assert not any(g.passed for g in gates.overfitting(np.random.default_rng(0).normal(size=(1000, 3))))
+    assert not any(g.passed for g in third(np.random.default_rng(0).normal(size=(1000, 3))))
 
 
 def test_a_search_without_skill_fails_the_third_gate_and_one_with_a_truly_best_trial_passes_both_its_numbers() -> None:
     rng = np.random.default_rng(4)
     useless = rng.normal(0, 0.01, (3200, 20))
-    assert not all(g.passed for g in gates.overfitting(useless))
+    assert not all(g.passed for g in third(useless))
     skilled = useless + np.linspace(-0.002, 0.002, 20)
-    assert [g.passed for g in gates.overfitting(skilled)] == [True, True]
+    assert [g.passed for g in third(skilled)] == [True, True]
+    dominated = useless.copy()
+    dominated[:, 7] += 0.002
+    assert [g.passed for g in third(dominated)] == [True, True]
+
+
+def copies(base: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(T, n · strategies) trials that correlate at .96 with others of their kind."""
+    return np.repeat(base, n, axis=1) + rng.normal(0, 0.002, (len(base), n * base.shape[1]))
+
+
+def test_near_copies_of_one_good_strategy_pass_the_third_gate_which_shows_what_the_paper_says_of_them() -> None:
+    rng = np.random.default_rng(6)
+    chance, slope = third(copies(market(3200)[:, None] + rng.normal(0.001, 0.01, (3200, 1)), 150, rng))
+    assert (chance.value, chance.passed, slope.passed) == (0.0, True, True)
+    assert "1 kinds of 150 trials and the best baseline" in chance.what
+    plain = float(chance.what.partition("alike: ")[2][:4])
+    assert plain > gates.PBO_LIMIT
+
+
+def test_a_converged_search_passes_the_third_gate_when_what_it_left_behind_is_worse() -> None:
+    rng = np.random.default_rng(7)
+    found, tried = copies(rng.normal(0.001, 0.01, (3200, 1)), 120, rng), rng.normal(0, 0.01, (3200, 30))
+    assert [g.passed for g in third(np.column_stack([found, tried]))] == [True, True]
+
+
+def test_useless_copies_that_luck_takes_past_the_third_gate_fail_the_first_and_the_fourth() -> None:
+    """One kind against the best baseline: a Sharpe ratio of .84 standard errors is enough for G3, and for no other gate."""
+    lucky = np.random.default_rng(1).normal(0, 0.01, 1600)
+    lucky += 0.9 * 0.01 / 40 - lucky.mean()
+    trials = copies(lucky[:, None], 20, np.random.default_rng(2))
+    chance, _ = third(trials)
+    assert chance.passed and "1 kinds of 20" in chance.what
+    judged = comparison(list(trials[:, :5].T), market(1600), np.zeros(1600))
+    assert not gates.beats_every_baseline(judged, np.random.default_rng(1)).passed
+    assert not gates.superior(trials, judged.baselines, np.random.default_rng(1)).passed
 
 
 def test_the_fourth_gate_needs_a_strategy_above_every_baseline_after_the_luck_of_many() -> None:

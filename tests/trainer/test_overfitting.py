@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import DataError
-from trainer.overfitting import clusters, correlations, count_trials, cscv, effective_trials, participation_ratio
+from trainer.overfitting import (
+    clusters,
+    correlations,
+    count_trials,
+    cscv,
+    effective_trials,
+    kinds_of,
+    participation_ratio,
+)
 
 
 def _lcg(rows: int, columns: int) -> np.ndarray:
@@ -94,6 +102,57 @@ def _families(n_families: int, size: int, *, noise: float = 0.3) -> np.ndarray:
     rng = np.random.default_rng(6)
     base = np.repeat(rng.normal(size=(2000, n_families)), size, axis=1)
     return base + noise * rng.normal(size=base.shape)
+
+
+def searched(n_kinds: int, copies: int, rng: np.random.Generator, *, skill: float = 0.0) -> dict[str, np.ndarray]:
+    """Trials of which copies correlate at .96, a market they do not follow, and what they are ranked against."""
+    base = rng.normal(skill, 1.0, (800, n_kinds))
+    returns = np.repeat(base, copies, axis=1) + rng.normal(0, 0.2, (800, n_kinds * copies))
+    market = rng.normal(0, 1.0, 800)
+    return {
+        "returns": returns,
+        "kinds": kinds_of(returns, market),
+        "instead": np.column_stack([market, np.zeros(800), rng.normal(-0.1, 1.0, (800, 4))]),
+    }
+
+
+@pytest.mark.parametrize(("n_kinds", "copies"), [(150, 1), (20, 1), (10, 15), (3, 50), (1, 150)])
+def test_noise_is_overfitted_as_often_as_not_however_often_it_was_copied_and_whatever_poor_baselines_there_are(
+    n_kinds: int, copies: int
+) -> None:
+    found = [cscv(**searched(n_kinds, copies, np.random.default_rng(s)), n_blocks=8).pbo for s in range(40)]
+    assert 0.4 < np.mean(found) < 0.6
+    assert np.mean(np.array(found) <= 0.2) < 0.3  # luck, more so the fewer there are: the paper's number of 3 kinds too
+
+
+def test_what_a_skilled_strategy_is_worth_does_not_depend_on_how_often_it_was_copied() -> None:
+    for copies in (1, 120):
+        rng = np.random.default_rng(1)
+        good, poor = searched(1, copies, rng, skill=0.3), searched(30, 1, rng)
+        returns, market = np.column_stack([good["returns"], poor["returns"]]), good["instead"][:, 0]
+        by_kind = cscv(returns, kinds=kinds_of(returns, market), instead=good["instead"], n_blocks=8)
+        assert (by_kind.pbo, by_kind.persistence > 0.3) == (0.0, True)
+    assert cscv(returns, n_blocks=8).pbo > 0.2  # of 120 equals among 150 trials it is chance which one is best
+
+
+def test_kinds_of_one_trial_each_and_nothing_instead_are_the_papers_ranks() -> None:
+    returns = _lcg(240, 10)
+    plain, labelled = cscv(returns, n_blocks=8), cscv(returns, kinds=np.arange(10), n_blocks=8)
+    assert labelled.logits.tolist() == plain.logits.tolist() and labelled.persistence == plain.persistence
+
+
+def test_copies_are_alike_with_the_market_and_without_it() -> None:
+    rng = np.random.default_rng(4)
+    market = rng.normal(size=2000)
+    held, idle = market[:, None] + 0.1 * rng.normal(size=(2000, 3)), 0.01 * rng.normal(size=(2000, 3))
+    same = market + 0.5 * rng.normal(size=2000)
+    assert kinds_of(held, market).tolist() == [
+        0,
+        1,
+        2,
+    ]  # alike in what they earn, not in what they earn beyond the market
+    assert kinds_of(idle, market).tolist() == [0, 1, 2]  # the other way round
+    assert kinds_of(np.stack([same, same + 0.01 * rng.normal(size=2000)], axis=1), market).tolist() == [0, 0]
 
 
 def test_near_copies_count_as_one_bet_and_independent_trials_as_many() -> None:

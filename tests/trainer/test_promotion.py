@@ -18,7 +18,7 @@ from features.artifact import PolicyArtifact
 from features.errors import DataError
 from features.files import read_json, read_jsonl, write_atomic
 from features.observation import Layout
-from trainer import gates, overfitting
+from trainer import gates
 from trainer.champion import Decision, Pointer
 from trainer.dataset import Dataset, arena, load_dataset
 from trainer.evaluate import pooled, run_policy
@@ -112,6 +112,13 @@ def judged(state_dir: Path, config: Config, dataset: Dataset) -> Judgement:
     return verdict
 
 
+def promoted(state_dir: Path, artifact: str) -> None:
+    decision = Decision(
+        action="promoted", champion=artifact, holds=artifact, study="s", trial=3, reason="earlier", gates=()
+    )
+    Pointer(state_dir).decide(decision, at_utc="then")
+
+
 @pytest.fixture(scope="module")
 def judged_once(
     config: Config, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
@@ -138,9 +145,8 @@ def searched(judged_once: tuple[Path, Judge, Judgement], tmp_path: Path) -> Path
 @pytest.fixture
 def lenient(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Limits at which an untrained network passes everything before the hold-out."""
-    for name, limit in {"HOLM_P": 1.1, "PBO_LIMIT": 1.0, "SPA_P": 1.1, "SEEDS_SHARE": 0.0}.items():
+    for name, limit in {"HOLM_P": 1.1, "PBO_LIMIT": 1.0, "SPA_P": 1.1, "SEEDS_SHARE": 0.0, "SLOPE_ABOVE": -9.0}.items():
         monkeypatch.setattr(gates, name, limit)
-    monkeypatch.setattr(overfitting, "_persistence", lambda _: 1.0)
     return replace(config, promotion=replace(config.promotion, dsr_threshold=1e-300, max_drawdown=0.99))
 
 
@@ -170,14 +176,36 @@ def test_without_any_finished_trial_the_trader_still_gets_something_to_hold(
 
 def test_a_champion_stays_when_a_later_candidate_fails(searched: Path, config: Config, dataset: Dataset) -> None:
     standing = read_json(trial_dir(searched, "s", 3) / "trial.json")["artifact"]
-    promoted = Decision(
-        action="promoted", champion=standing, holds=standing, study="s", trial=3, reason="earlier", gates=()
-    )
-    Pointer(searched).decide(promoted, at_utc="then")
+    promoted(searched, standing)
     verdict = judged(searched, config, dataset)
     assert verdict.trial == 7
     assert verdict.champion == verdict.holds == standing
     assert "stays" in verdict.reason
+
+
+def test_a_champion_that_cannot_be_read_is_said_and_still_held(
+    searched: Path, config: Config, dataset: Dataset
+) -> None:
+    standing = read_json(trial_dir(searched, "s", 3) / "trial.json")["artifact"]
+    promoted(searched, standing)
+    weights = next((searched / "artifacts" / standing).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    verdict = judged(searched, config, dataset)
+    assert verdict.champion == verdict.holds == standing
+    assert "cannot be read" in verdict.reason and "weights were altered" in verdict.reason
+    pointer = read_json(searched / "champion.json")
+    assert (pointer["holds"], pointer["reason"]) == (standing, verdict.reason)
+    assert [e["action"] for e in pointer["history"]] == ["promoted"]
+
+
+def test_a_champion_of_another_market_is_said_and_no_longer_held(
+    searched: Path, config: Config, dataset: Dataset
+) -> None:
+    other = replace(dataset.spec, tickers=tuple(reversed(dataset.spec.tickers)))
+    promoted(searched, replace(policy(dataset, config, searched, 3), spec=other).save(searched / "artifacts").name)
+    verdict = judged(searched, config, dataset)
+    assert verdict.champion is None and "does not fit" in verdict.reason and "ticker 0" in verdict.reason
+    assert PolicyArtifact.load(searched / "artifacts" / verdict.holds).kind == "constant"
 
 
 def test_the_holdout_is_opened_only_after_every_other_gate_once_per_artifact_and_written_down(

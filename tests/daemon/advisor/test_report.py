@@ -23,7 +23,8 @@ EVIDENCE: dict[str, Any] = {
     "n_bars": 8000, "n_sampled": 100, "best": 3, "counts": {"raw": 120.0, "clusters": 4.0}, "years": 0.91, "n_ever": 120,
     "target_annual_sharpe": 1.0, "years_needed": 6.7, "trials_allowed": 3, "trials_left": -117, "chance_annual_sharpe": 2.7,
     "dsr": {"raw": 0.7, "clusters": 0.9}, "dsr_curve": [[1, 0.95], [10, 0.9], [1000, 0.6]], "best_annual_sharpe": 1.1,
-    "pbo": 0.31, "pbo_persistence": 0.2, "pbo_loss": 0.4, "logits": [[-0.5, 0.0, 0.3], [0.0, 0.5, 0.7]],
+    "pbo": 0.31, "pbo_trials": 0.44, "n_kinds": 12, "pbo_persistence": 0.2,
+    "pbo_loss": 0.4, "logits": [[-0.5, 0.0, 0.3], [0.0, 0.5, 0.7]],
     "distinct_best": [{"number": n, "score": 3.0} for n in (3, 5, 8)], "distinct_correlation": 0.1,
     "equity": {"candidate": "trial 3", "days": DAYS,
                "wealth": {"trial 3": [1, 1.2, 1.1], "1/N daily": [1, 0.9, 1.05], "cash": [1, 1, 1]},
@@ -126,7 +127,8 @@ def test_both_forms_say_the_same_numbers(page: str) -> None:
     assert analysis.facts is not None
     for figure in (
         f"{analysis.facts.best:+.2f}",
-        "0.31 over 100 trials",
+        "0.31 over 12 kinds",
+        "0.44 over 100 trials",
         "overdrawn by 117",
         "No champion: trial 3 failed G2",
     ):
