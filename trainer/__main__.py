@@ -32,7 +32,6 @@ def main(argv: list[str] | None = None) -> int:
 def work(config: Config, arguments: argparse.Namespace) -> int:
     """Run trials until the study has its target, judging when that is due."""
     import optuna
-    import torch
 
     from trainer.dataset import load_dataset
     from trainer.policy import prepare

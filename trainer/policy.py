@@ -98,7 +98,7 @@ def products_of(layer: nn.Linear | Joint) -> torch.autocast:
 
 
 def prepare(threads: int) -> None:
-    """This process's torch: its threads, and TF32 for the products of a card that has it."""
+    """Set up torch in this process: its threads, and TF32 for the products of a card that has it."""
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
 
