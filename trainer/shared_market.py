@@ -102,5 +102,5 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     crc = 0
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.numpy(), crc)
+        crc = zlib.crc32(tensor.numpy().data, crc)
     return f"{crc:08x}"
