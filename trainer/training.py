@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.market import LOCK_POLL_S
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.files import disk_full, write_atomic
@@ -16,6 +17,7 @@ from features.observation import Layout
 from trainer import ppo
 from trainer.checkpoint import CheckpointRefused
 from trainer.dataset import Dataset, arena
+from trainer.shared_market import SharedMarkets, identity
 from trainer.space import Hyperparameters
 from trainer.splits import Fold
 from trainer.vector_env import MarketTensors, Problem
@@ -39,6 +41,9 @@ class Trainer:
         self._config, self._state_dir, self._dataset = config, state_dir, dataset
         self._clock, self._progress, self._log, self._should_stop = clock, progress, log, should_stop
         self._arena = arena(config, state_dir)
+        self._markets = SharedMarkets(
+            state_dir / "folds" / config.study.name, lock=state_dir / "run" / "folds.lock", pause=self._pause, log=log
+        )
         self._steps_done = 0
 
     def beat(self, note: str) -> None:
@@ -51,6 +56,10 @@ class Trainer:
         if self._should_stop():
             raise Stopped
         self.beat(note)
+
+    def _pause(self) -> None:
+        self.beat_or_stop("waiting: another worker prepares the fold")
+        self._clock.sleep(LOCK_POLL_S)
 
     def durably(self, write: Callable[[], T]) -> T:
         """`write`, repeated while the disk is full: hours of training are not thrown away for want of a kilobyte.
@@ -81,7 +90,11 @@ class Trainer:
         """Train on one fold, going on from `checkpoint` where a stopped or killed worker left one."""
         dataset, where, steps = self._dataset, self._arena, self._config.study.train_steps
         scaler = dataset.fit_scaler(fold.train)
-        blocks, bars = dataset.blocks(scaler, fold.train)
+        bars = dataset.bars.slice(fold.train.start, fold.train.stop)
+        market = self._markets.market(
+            identity(data_sha256=dataset.data_sha256, spec=dataset.spec, scaler=scaler, bars=fold.train),
+            lambda: MarketTensors.of(*dataset.blocks(scaler, fold.train)),
+        )
         lot, min_notional = where.rules.arrays(dataset.spec.tickers)
         done_before, written_s = self._steps_done, self._clock.monotonic_s()
 
@@ -100,7 +113,7 @@ class Trainer:
                 raise Stopped
 
         problem = Problem(
-            market=MarketTensors.of(blocks, bars), layout=Layout.of(dataset.spec), limits=where.limits,
+            market=market, layout=Layout.of(dataset.spec), limits=where.limits,
             costs=where.costs, lot=lot, min_notional=min_notional, stack_bars=dataset.spec.stack_bars,
             initial_cash=where.initial_cash,
         )  # fmt: skip
