@@ -80,6 +80,7 @@ class _Settings:
     ranges: tuple[str, ...]
     seeds: int
     train_steps: int
+    screen_share: float
     accounts: int
 
 
@@ -88,7 +89,7 @@ def settings_text(config: Config) -> str:
     record = _Settings(
         costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
         policy=config.study.policy, ranges=config.study.ranges, seeds=config.study.seeds,
-        train_steps=config.study.train_steps, accounts=config.study.accounts,
+        train_steps=config.study.train_steps, screen_share=config.study.screen_share, accounts=config.study.accounts,
     )  # fmt: skip
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 

@@ -76,10 +76,13 @@ class Trainer:
         return artifact
 
     def train(
-        self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str, checkpoint: Path
+        self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str, checkpoint: Path, share: float = 1.0
     ) -> PolicyArtifact:  # fmt: skip
-        """Train on one fold, going on from `checkpoint` where a stopped or killed worker left one."""
-        dataset, where, steps = self._dataset, self._arena, self._config.study.train_steps
+        """Train on one fold, going on from `checkpoint` where a stopped or killed worker left one.
+
+        share: of the configured steps.
+        """
+        dataset, where, steps = self._dataset, self._arena, max(1, round(share * self._config.study.train_steps))
         scaler = dataset.fit_scaler(fold.train)
         blocks, bars = dataset.blocks(scaler, fold.train)
         lot, min_notional = where.rules.arrays(dataset.spec.tickers)
