@@ -87,6 +87,8 @@ class Worker:
         self.clock, self.progress, self.log = clock, progress, log
         self.should_stop, self.should_finish = should_stop, should_finish  # now; after the present trial
         self.arena = arena(config, state_dir)
+        if config.promotion.automatic and config.promotion.cross_validated:
+            _ = dataset.cross_validation  # what will be wanted of the bars in the end is refused at the start
         self.trainer = Trainer(
             config=config, state_dir=state_dir, dataset=dataset, clock=clock, progress=progress, log=log,
             should_stop=should_stop,

@@ -103,6 +103,9 @@ class PromotionConfig:
     every_trials: int = 50
     seeds: int = 5
     ensemble_members: int = 3
+    cross_validated: int = 5
+    cross_seeds: int = 3
+    finalists: int = 2
     dsr_threshold: float = 0.95
     max_drawdown: float = 0.5
     without_champion: Literal["cash", "equal_weight"] = "cash"
@@ -303,7 +306,8 @@ def _check(config: Config) -> None:
         ("data.n_folds", config.data.n_folds), ("study.target_trials", config.study.target_trials),
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
-        ("promotion.seeds", config.promotion.seeds), ("promotion.ensemble_members", config.promotion.ensemble_members),
+        ("promotion.seeds", config.promotion.seeds), ("promotion.cross_seeds", config.promotion.cross_seeds),
+        ("promotion.finalists", config.promotion.finalists), ("promotion.ensemble_members", config.promotion.ensemble_members),
         ("daemon.torch_threads", config.daemon.torch_threads),
         ("notify.burst", config.notify.burst),
     )  # fmt: skip
