@@ -31,6 +31,7 @@ from features.observation import ACCOUNT_FIELDS, Layout
 F32 = NDArray[np.float32]
 Weights = Mapping[str, F32]
 PolicyKind = Literal["per_asset", "mlp", "constant"]
+ACCOUNT_WIDTH = 32
 
 
 class Actor(Protocol):
@@ -40,6 +41,11 @@ class Actor(Protocol):
     """
 
     def act(self, observation: F32) -> NDArray[np.float64]: ...
+
+
+def account_width(width: int) -> int:
+    """Of the layers of a `per_asset` network that see the account: a handful of numbers, met anew by every account."""
+    return min(width, ACCOUNT_WIDTH)
 
 
 def weight_shapes(kind: PolicyKind, layout: Layout, width: int) -> dict[str, tuple[int, ...]]:
@@ -53,10 +59,10 @@ def weight_shapes(kind: PolicyKind, layout: Layout, width: int) -> dict[str, tup
         else {
             "asset_encoder": (width, layout.n_asset_features + layout.n_shared_features),
             "market_encoder": (width, 2 * width),
-            "asset_head": (width, width + 1 + account),
-            "asset_logit": (1, width),
-            "cash_head": (width, width + account),
-            "cash_out": (2, width),
+            "asset_head": (account_width(width), width + 1 + account),
+            "asset_logit": (1, account_width(width)),
+            "cash_head": (account_width(width), width + account),
+            "cash_out": (2, account_width(width)),
         }
     )
     shapes: dict[str, tuple[int, ...]] = {}

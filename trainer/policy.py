@@ -7,16 +7,19 @@ is computed once per group.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from features.actor import account_width
 from features.observation import ACCOUNT_FIELDS, Layout
 from trainer.heads import DirichletHead, GaussianHead
 from trainer.space import Hyperparameters
 
+WIDE = 256  # units; below, casting costs what products save
 INITIAL_SPEED = -2.0  # sigmoid = 0.12: a fresh policy moves slowly, so exploring does not burn the account in fees
 
 
@@ -60,25 +63,81 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     return layer
 
 
+class Joint(nn.Module):
+    """One linear layer over several inputs side by side, its columns kept apart by input.
+
+    Being linear it is the sum of its parts, and a part that the market alone goes into is computed once per bar, not
+    once per account. As slices of one matrix their gradients would be put together anew at every step.
+    """
+
+    def __init__(self, *inputs: int, outputs: int, gain: float) -> None:
+        super().__init__()
+        whole = linear(sum(inputs), outputs, gain)
+        self.columns = nn.ParameterList(
+            part.clone() for part in torch.split(whole.weight.detach(), list(inputs), dim=1)
+        )
+        self.bias = whole.bias
+
+    def part(self, i: int, x: Tensor, *, biased: bool = False) -> Tensor:
+        return nn.functional.linear(x, self.columns[i], self.bias if biased else None)
+
+    @property
+    def weight(self) -> Tensor:
+        """As one matrix."""
+        return torch.cat(list(self.columns), dim=1)
+
+
+def products_of(layer: nn.Linear | Joint) -> torch.autocast:
+    """The precision of a network whose widest layer this is: bfloat16 products where they pay, everything else as it is.
+
+    They do where the processor or the card multiplies bfloat16 by itself and the layer is wide enough for its products
+    to be most of the time. Weights, heads, densities, advantages and the optimiser stay in float32.
+    """
+    device = layer.bias.device.type
+    return torch.autocast(device, torch.bfloat16, enabled=len(layer.bias) >= WIDE and multiplies_bf16(device))
+
+
+def prepare(threads: int) -> None:
+    """Set up torch in this process: its threads, and TF32 for the products of a card that has it."""
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")
+
+
+@cache
+def multiplies_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 class _Market(nn.Module):
-    """The layers that see the market alone: (D, M) → per-asset (D, N, W) and pooled (D, W)."""
+    """The layers that see the market alone: (D, M) → per-asset (D, N, W) and pooled (D, W).
+
+    What all tickers share (the shared features, the mean over the tickers) goes through its part of a layer once.
+    """
 
     def __init__(self, sight: Sight, width: int) -> None:
         super().__init__()
         self.sight, self.layout = sight, sight.layout
-        self._features = len(range(self.layout.n_asset_features)[sight.asset])
-        self._shared = len(range(self.layout.n_shared_features)[sight.shared])
-        self.asset_encoder = linear(self._features + self._shared, width, math.sqrt(2))
-        self.market_encoder = linear(2 * width, width, math.sqrt(2))
+        own = len(range(self.layout.n_asset_features)[sight.asset])
+        shared = len(range(self.layout.n_shared_features)[sight.shared])
+        self.asset_encoder = Joint(own, shared, outputs=width, gain=math.sqrt(2))
+        self.market_encoder = Joint(width, width, outputs=width, gain=math.sqrt(2))
 
     def trunk(self, market: Tensor) -> tuple[Tensor, Tensor]:
         n, f = self.layout.n_assets, self.layout.n_asset_features
         asset = market[..., : n * f].reshape(*market.shape[:-1], n, f)[..., self.sight.asset]
-        shared = market[..., n * f :][..., self.sight.shared].unsqueeze(-2).expand(*asset.shape[:-1], self._shared)
-        encoded = torch.tanh(self.asset_encoder(torch.cat([asset, shared], dim=-1)))
-        pooled = encoded.mean(dim=-2, keepdim=True).expand_as(encoded)
-        per_asset = torch.tanh(self.market_encoder(torch.cat([encoded, pooled], dim=-1)))
+        shared = market[..., n * f :][..., self.sight.shared]
+        with products_of(self.market_encoder):
+            encoded = _each_and_all(self.asset_encoder, asset, shared)
+            per_asset = _each_and_all(self.market_encoder, encoded, encoded.mean(dim=-2)).float()
         return per_asset, per_asset.mean(dim=-2)
+
+
+def _each_and_all(layer: Joint, each: Tensor, common: Tensor) -> Tensor:
+    """tanh of `layer` over each of N rows and what they have in common: (D, N, E) and (D, C) → (D, N, W)."""
+    return layer.part(0, each).add_(layer.part(1, common, biased=True).unsqueeze(-2)).tanh_()
 
 
 class PerAssetPolicy(_Market):
@@ -86,31 +145,21 @@ class PerAssetPolicy(_Market):
 
     def __init__(self, sight: Sight, width: int) -> None:
         super().__init__(sight, width)
-        account = len(ACCOUNT_FIELDS)
-        self.asset_head = linear(width + 1 + account, width, math.sqrt(2))
-        self.asset_logit = linear(width, 1, 0.01)
-        self.cash_head = linear(width + account, width, math.sqrt(2))
-        self.cash_out = linear(width, 2, 0.01)
+        account, small = len(ACCOUNT_FIELDS), account_width(width)
+        self.asset_head = Joint(width, 1 + account, outputs=small, gain=math.sqrt(2))
+        self.asset_logit = linear(small, 1, 0.01)
+        self.cash_head = Joint(width, account, outputs=small, gain=math.sqrt(2))
+        self.cash_out = linear(small, 2, 0.01)
         with torch.no_grad():
             self.cash_out.bias[1] = INITIAL_SPEED
 
     def forward(self, market: Tensor, account: Tensor) -> Tensor:
         per_asset, pooled = self.trunk(market)
         n = self.layout.n_assets
-        held, state = account[..., :n], account[..., n:]
-        # a head's first layer is linear, so the market's part of it is computed once per bar, not once per account
-        width = per_asset.shape[-1]
-        weight = self.asset_head.weight
-        from_market = nn.functional.linear(per_asset, weight[:, :width], self.asset_head.bias)
-        from_state = nn.functional.linear(state, weight[:, width + 1 :])
-        headed = torch.tanh(
-            from_market.unsqueeze(-3) + held.unsqueeze(-1) * weight[:, width] + from_state.unsqueeze(-2)
-        )
-        logits = self.asset_logit(headed).squeeze(-1)
-        weight = self.cash_head.weight
-        centre = nn.functional.linear(pooled, weight[:, :width], self.cash_head.bias)
-        from_state = nn.functional.linear(state, weight[:, width:])
-        tail = self.cash_out(torch.tanh(centre.unsqueeze(-2) + from_state))
+        held, state = account[..., :n, None], account[..., n:]
+        own = torch.cat([held, state.unsqueeze(-2).expand(*held.shape[:-1], -1)], dim=-1)
+        logits = self.asset_logit(_market_and_account(self.asset_head, per_asset, own)).squeeze(-1)
+        tail = self.cash_out(_market_and_account(self.cash_head, pooled, state))
         return torch.cat([logits, tail], dim=-1)
 
     def export(self) -> dict[str, NDArray[np.float32]]:
@@ -123,25 +172,32 @@ class PerAssetPolicy(_Market):
         return weights
 
 
+def _market_and_account(layer: Joint, market: Tensor, account: Tensor) -> Tensor:
+    """tanh of `layer` over both: (D, ..., W) and (D, A, ..., K) → (D, A, ..., V)."""
+    return layer.part(1, account).add_(layer.part(0, market, biased=True).unsqueeze(1)).tanh_()
+
+
 class PerAssetValue(_Market):
-    """State value in normalised units: (D, M) and (D, A, N + 3) → (D, A)."""
+    """State value in normalised units: (D, M) and (D, A, N + 3) → (D, A).
+
+    What is held enters as the sum of the holdings' own market states, weighted: equivariant under permutation of the
+    tickers. The layer that sees that sum is linear, so it is computed of the states, once per bar, and summed after.
+    """
 
     def __init__(self, sight: Sight, width: int) -> None:
         super().__init__(sight, width)
-        inputs = width + self.layout.n_assets + len(ACCOUNT_FIELDS)
-        self.value_head = linear(inputs + width, width, math.sqrt(2))
-        self.value_out = linear(width, 1, 1.0)
+        small = account_width(width)
+        account = self.layout.n_assets + len(ACCOUNT_FIELDS)
+        self.value_head = Joint(width, width, account, outputs=small, gain=math.sqrt(2))
+        self.value_out = linear(small, 1, 1.0)
 
     def forward(self, market: Tensor, account: Tensor) -> Tensor:
         per_asset, pooled = self.trunk(market)
-        n, width = self.layout.n_assets, pooled.shape[-1]
-        # what is held, as the sum of the holdings' own market states: equivariant under permutation of the tickers
-        exposure = torch.einsum("...an,...nw->...aw", account[..., :n], per_asset)
-        ordered = account[..., :n].sort(dim=-1).values
-        weight = self.value_head.weight
-        centre = nn.functional.linear(pooled, weight[:, :width], self.value_head.bias)
-        own = nn.functional.linear(torch.cat([exposure, ordered, account[..., n:]], dim=-1), weight[:, width:])
-        value: Tensor = self.value_out(torch.tanh(centre.unsqueeze(-2) + own)).squeeze(-1)
+        held, state = account[..., : self.layout.n_assets], account[..., self.layout.n_assets :]
+        ordered = torch.cat([held.sort(dim=-1).values, state], dim=-1)
+        own = torch.baddbmm(self.value_head.part(2, ordered), held, self.value_head.part(1, per_asset))
+        hidden = own.add_(self.value_head.part(0, pooled, biased=True).unsqueeze(1)).tanh_()
+        value: Tensor = self.value_out(hidden).squeeze(-1)
         return value
 
 
@@ -151,15 +207,14 @@ class _Dense(nn.Module):
     def __init__(self, market_columns: list[int], account_size: int, width: int) -> None:
         super().__init__()
         self._columns = market_columns
-        self.hidden_1 = linear(len(market_columns) + account_size, width, math.sqrt(2))
+        self.hidden_1 = Joint(len(market_columns), account_size, outputs=width, gain=math.sqrt(2))
         self.hidden_2 = linear(width, width, math.sqrt(2))
 
     def hidden(self, market: Tensor, account: Tensor) -> Tensor:
         seen = market if len(self._columns) == market.shape[-1] else market[..., self._columns]
-        weight, m = self.hidden_1.weight, len(self._columns)
-        from_market = nn.functional.linear(seen, weight[:, :m], self.hidden_1.bias)
-        from_account = nn.functional.linear(account, weight[:, m:])
-        return torch.tanh(self.hidden_2(torch.tanh(from_market.unsqueeze(-2) + from_account)))
+        with products_of(self.hidden_2):
+            hidden: Tensor = self.hidden_2(_market_and_account(self.hidden_1, seen, account)).tanh_().float()
+        return hidden
 
 
 class MlpPolicy(_Dense):
@@ -225,8 +280,10 @@ class Agent(nn.Module):
         return cls(policy=policy, head=head, critic=critic)
 
 
-def _arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    return {n: t.detach().cpu().numpy().astype(np.float32) for n, t in module.state_dict().items()}
+def _arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Every layer's weight and bias."""
+    tensors = {f"{n}.{t}": getattr(layer, t) for n, layer in network.named_children() for t in ("weight", "bias")}
+    return {n: t.detach().cpu().numpy().astype(np.float32) for n, t in tensors.items()}
 
 
 def _spread(weight: NDArray[np.float32], columns: list[int], inputs: int) -> NDArray[np.float32]:

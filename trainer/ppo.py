@@ -21,7 +21,7 @@ from features.allocation import Limits
 from features.errors import CappuccinoError
 from trainer.checkpoint import pack, require_same, unpack
 from trainer.policy import Agent
-from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, collect
+from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, cells_of, collect
 from trainer.space import Hyperparameters, Network
 from trainer.vector_env import Problem
 
@@ -254,13 +254,12 @@ def improve(
     flat = {n: getattr(rollout, n).flatten(0, 1) for n in names}
     flat |= {n: values.normalised(getattr(rollout, n)).flatten(0, 1) for n in ("value", "target")}
     n_cells, per_cell = flat["log_prob"].shape
-    size = max(1, h.minibatch // per_cell)
     norms: list[Tensor] = []
     losses: list[Tensor] = []  # of the last pass
     epochs, kl = 0, 0.0
     for _ in range(h.epochs):
         order, losses = torch.randperm(n_cells, generator=generator, device=flat["market"].device), []
-        for cells in torch.split(order, size):
+        for cells in torch.split(order, cells_of(h, per_cell)):
             norm, seen = descend(agent, optimiser, {n: tensor[cells] for n, tensor in flat.items()}, h)
             norms.append(norm)
             losses.append(seen)

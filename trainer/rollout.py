@@ -103,7 +103,7 @@ def collect(
     generator: torch.Generator,
 ) -> Rollout:  # fmt: skip
     """Play `h.rollout_bars` bars with the current policy."""
-    seen, means, actions, normalised, steps = [], [], [], [], []
+    seen, means, actions, steps = [], [], [], []
     for _ in range(h.rollout_bars):
         observed = env.observe()
         mean = agent.policy(observed.market, observed.account)
@@ -112,9 +112,7 @@ def collect(
         seen.append(observed)
         means.append(mean)
         actions.append(action)
-        normalised.append(agent.critic(observed.market, observed.account))
-    last = env.observe()
-    value = values.values(torch.stack([*normalised, agent.critic(last.market, last.account)]))
+    value = values.values(_critic_of([*seen, env.observe()], agent, cells=cells_of(h, seen[0].account.shape[1])))
 
     def stacked(name: str) -> Tensor:
         return torch.stack([getattr(s, name) for s in steps])
@@ -157,6 +155,18 @@ def collect(
         log_prob=agent.head.log_prob(action, torch.stack(means)), value=before, advantage=advantage, target=target,
         facts=facts,
     )  # fmt: skip
+
+
+def cells_of(h: Hyperparameters, per_group: int) -> int:
+    """How many (bar, group) cells a minibatch has: all accounts of a cell are in it."""
+    return max(1, h.minibatch // per_group)
+
+
+def _critic_of(seen: Sequence[Observed], agent: Agent, *, cells: int) -> Tensor:
+    """Normalised values (T, G, A), so many cells at a time: nothing waits for them while the bars are played."""
+    market, account = (torch.stack([getattr(o, n) for o in seen]) for n in ("market", "account"))
+    parts = zip(*(torch.split(x.flatten(0, 1), cells) for x in (market, account)), strict=True)
+    return torch.cat([agent.critic(m, a) for m, a in parts]).reshape(account.shape[:3])
 
 
 def _critic_of_finals(agent: Agent, finals: Sequence[Observed], where: tuple[Tensor, ...]) -> Tensor:

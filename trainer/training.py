@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
+from daemon.child.market import LOCK_POLL_S
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.files import disk_full, write_atomic
@@ -18,6 +19,7 @@ from features.scaling import Scaler
 from trainer import ppo
 from trainer.checkpoint import CheckpointRefused
 from trainer.dataset import Dataset, arena
+from trainer.shared_market import SharedMarkets, identity
 from trainer.space import Hyperparameters
 from trainer.splits import CombinatorialSplit, Fold, Split
 from trainer.vector_env import MarketTensors, Problem
@@ -41,6 +43,9 @@ class Trainer:
         self._config, self._state_dir, self._dataset = config, state_dir, dataset
         self._clock, self._progress, self._log, self._should_stop = clock, progress, log, should_stop
         self._arena = arena(config, state_dir)
+        self._markets = SharedMarkets(
+            state_dir / "folds" / config.study.name, lock=state_dir / "run" / "folds.lock", pause=self._pause, log=log
+        )
         self._steps_done = 0
 
     def beat(self, note: str) -> None:
@@ -53,6 +58,10 @@ class Trainer:
         if self._should_stop():
             raise Stopped
         self.beat(note)
+
+    def _pause(self) -> None:
+        self.beat_or_stop("waiting: another worker prepares the fold")
+        self._clock.sleep(LOCK_POLL_S)
 
     def durably(self, write: Callable[[], T]) -> T:
         """`write`, repeated while the disk is full: hours of training are not thrown away for want of a kilobyte.
@@ -133,7 +142,10 @@ class Trainer:
         )  # fmt: skip
 
     def _market(self, split: Split) -> tuple[Scaler, MarketTensors, tuple[range, ...]]:
-        """Scaler, market and its contiguous ranges, () for one."""
+        """Scaler, market and its contiguous ranges, () for one.
+
+        A fold's is shared by all workers; on a combinatorial split few train.
+        """
         dataset = self._dataset
         if isinstance(split, CombinatorialSplit):
             scaler, parts = dataset.joined(split.train)
@@ -141,7 +153,11 @@ class Trainer:
             ranges = tuple(range(int(b) - len(p[0]), int(b)) for b, p in zip(stops, parts, strict=True))
             return scaler, MarketTensors.joined([MarketTensors.of(*p) for p in parts]), ranges
         scaler = dataset.fit_scaler(split.train)
-        return scaler, MarketTensors.of(*dataset.blocks(scaler, split.train)), ()
+        market = self._markets.market(
+            identity(data_sha256=dataset.data_sha256, spec=dataset.spec, scaler=scaler, bars=split.train),
+            lambda: MarketTensors.of(*dataset.blocks(scaler, split.train)),
+        )
+        return scaler, market, ()
 
     def _keep(self, path: Path, packed: bytes) -> None:
         """A checkpoint is a convenience: a full disk costs the last one its successor, not the trial."""

@@ -105,7 +105,7 @@ class PromotionConfig:
     ensemble_members: int = 3
     cross_validated: int = 5
     cross_seeds: int = 3
-    finalists: int = 2
+    finalists: int = 1
     dsr_threshold: float = 0.95
     max_drawdown: float = 0.5
     without_champion: Literal["cash", "equal_weight"] = "cash"

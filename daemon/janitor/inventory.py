@@ -13,7 +13,7 @@ from daemon.janitor.plan import Disk, Item, Kind
 RESERVE = "reserve"
 # every directory that a program writes; each may be a mount of its own. Trials write into the first three.
 TRIAL_DIRECTORIES = (".", "artifacts", "trials")
-DIRECTORIES = (*TRIAL_DIRECTORIES, "logs", "paper", "market", "features", "reports", "advice", BACKUPS, "run")
+DIRECTORIES = (*TRIAL_DIRECTORIES, "logs", "paper", "market", "folds", "features", "reports", "advice", BACKUPS, "run")
 _TEMPORARY = re.compile(r"^\..+\.\d+$")  # what `write_atomic` leaves when it is killed: .name.pid
 _ROTATED = re.compile(r"\.(jsonl|out)\.\d+$")
 
@@ -35,6 +35,8 @@ def inventory(state_dir: Path, *, now_s: float) -> list[Item]:
         if path.is_dir():
             kind = "backup" if is_backup(path) else "draft"
             found += _item(state_dir, kind, path.relative_to(state_dir), [path], now_s)
+    for path in sorted((state_dir / "folds").glob("*/*.safetensors")):
+        found += _item(state_dir, "fold", path.relative_to(state_dir), [path], now_s)
     for path in _temporaries(state_dir):
         found += _item(state_dir, "temporary", path.relative_to(state_dir), [path], now_s)
     return found

@@ -1,9 +1,9 @@
 """What may be deleted: a pure plan over an inventory. What is referenced cannot become a `Deletable`.
 
-Two kinds of deletion. *Useless* things go whenever they are found: unnamed artifacts, what a crash left behind, copies
-beyond the configured number. *Expendable* things are history that somebody may like to read (rotated logs, older
-advice, reports and backups): they go only on a file system below its floor, oldest first, until it is back at
-`resume_free_bytes`, and no further.
+Two kinds of deletion. *Useless* things go whenever they are found: unnamed artifacts, folds of closed studies, what a
+crash left behind, copies beyond the configured number. *Expendable* things are history that somebody may like to read
+(rotated logs, older advice, reports and backups): they go only on a file system below its floor, oldest first, until it
+is back at `resume_free_bytes`, and no further.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-Kind = Literal["artifact", "draft", "temporary", "log", "rotated_log", "advice", "report", "backup"]
+Kind = Literal["artifact", "draft", "fold", "temporary", "log", "rotated_log", "advice", "report", "backup"]
 
 # kind → how many of the newest stay in an emergency; the order is the order in which they are given up
 EXPENDABLE: Mapping[Kind, int] = {"rotated_log": 0, "advice": 1, "report": 1, "backup": 1}
+
+# kind → why it goes as soon as it is no longer young, when nothing names it
+_UNNAMED: Mapping[Kind, str] = {
+    "artifact": "nothing names it", "draft": "left by a crash", "temporary": "left by a crash",
+    "fold": "no open study trains on it",
+}  # fmt: skip
 
 
 class Space(StrEnum):
@@ -174,9 +180,8 @@ def _ranks(inventory: Sequence[Item]) -> dict[str, int]:
 
 def _useless(item: Item, newer: int, limits: Limits) -> str:
     """Why it goes even when there is room; empty when it stays."""
-    if item.kind in ("artifact", "draft", "temporary"):
-        old = item.age_s >= limits.min_age_s
-        return ("nothing names it" if item.kind == "artifact" else "left by a crash") if old else ""
+    if item.kind in _UNNAMED:
+        return _UNNAMED[item.kind] if item.age_s >= limits.min_age_s else ""
     keep = limits.keep.get(item.kind)
     return f"beyond the newest {keep}" if keep is not None and newer >= keep else ""
 

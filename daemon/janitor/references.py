@@ -1,4 +1,4 @@
-"""Who needs what: everything that names an artifact, a report or a backup, with the reason in words."""
+"""Who needs what: everything that names an artifact, a report or a backup, and who trains on a fold, in words."""
 
 import contextlib
 import sqlite3
@@ -10,8 +10,8 @@ from features.errors import DataError
 from features.files import read_json, read_jsonl
 
 
-def references(state_dir: Path, *, keep_top: int) -> dict[str, str]:
-    """Name in the inventory → who needs it. DataError when anything that names things cannot be read.
+def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
+    """Name in the inventory → who needs it; study: the configured one. DataError when what names things is unreadable.
 
     Then nothing is deleted: a pointer that is damaged protects no less than one that is whole.
     """
@@ -27,7 +27,7 @@ def references(state_dir: Path, *, keep_top: int) -> dict[str, str]:
             if (name := f"artifacts/{member}") not in found:
                 found[name] = f"member of {owner.removeprefix('artifacts/')[:12]}"
                 waiting.append(name)
-    return found
+    return found | _folds(state_dir, study)
 
 
 def _champions(state_dir: Path) -> list[tuple[str | None, str]]:
@@ -54,6 +54,24 @@ def _trials(state_dir: Path, keep_top: int) -> list[tuple[str | None, str]]:
             if trial["state"] == "RUNNING":
                 named += _of_trial(trial, f"running trial {trial['number']} of study {study.name}")
     return named
+
+
+def _folds(state_dir: Path, study: str) -> dict[str, str]:
+    """What an open study trains on: the configured one does between its trials too, any other while a trial runs.
+
+    Deleting it would give nothing back: the workers that have it mapped would keep it, and the next would write it again.
+    """
+
+    def is_open(name: str) -> bool:
+        trials = (state_dir / "trials" / name).glob("*/trial.json")
+        return name == study or any(read_json(p)["state"] == "RUNNING" for p in trials)
+
+    return {
+        str(path.relative_to(state_dir)): f"study {folder.name} trains on it"
+        for folder in (state_dir / "folds").glob("*")
+        if is_open(folder.name)
+        for path in folder.glob("*.safetensors")
+    }
 
 
 def _of_trial(trial: dict[str, Any], why: str) -> list[tuple[str | None, str]]:

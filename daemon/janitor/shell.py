@@ -30,6 +30,7 @@ class Janitor:
         beat: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._config, self._state_dir, self._clock, self._log, self._beat = config.janitor, state_dir, clock, log, beat
+        self._study = config.study.name
         self._unwritten: list[dict[str, Any]] = []  # audit records that wait for room
         known = read_json(state_dir / DISKS)["disks"] if (state_dir / DISKS).exists() else []
         self._spaces = {d["name"]: Space(d["space"]) for d in known}
@@ -48,7 +49,8 @@ class Janitor:
     def planned(self) -> Plan:
         """What a pass would do now. References are read after the inventory: a new one is then never missed."""
         items = inventory(self._state_dir, now_s=self._clock.now_utc().timestamp())
-        return plan(items, references(self._state_dir, keep_top=self._config.keep_top), self._disks(), self._limits())
+        needed = references(self._state_dir, keep_top=self._config.keep_top, study=self._study)
+        return plan(items, needed, self._disks(), self._limits())
 
     def clean(self) -> Plan:
         """Do it, the reserve files first and last. Two passes never run at once."""

@@ -15,7 +15,20 @@ from daemon.status.pace import Ended, pace
 from daemon.status.record import SCHEMA, Advice, Best, Champion, Child, Daemon, Disk, Gpu, Paper, Status, Study, known
 
 # whatever may lie on a file system of its own
-USERS = (".", "artifacts", "trials", "logs", "paper", "market", "features", "reports", "advice", "backups", "run")
+USERS = (
+    ".",
+    "artifacts",
+    "trials",
+    "logs",
+    "paper",
+    "market",
+    "folds",
+    "features",
+    "reports",
+    "advice",
+    "backups",
+    "run",
+)
 INTERRUPTED = ("stopped", "killed")  # these trials are tried again and do not count
 
 

@@ -31,7 +31,7 @@ def test_only_what_nothing_references_goes_and_each_deletion_is_on_record_with_i
 
 
 def test_every_reference_says_who_holds_it(state_dir: Path) -> None:
-    why = {n.removeprefix("artifacts/"): w for n, w in references(state_dir, keep_top=1).items()}
+    why = {n.removeprefix("artifacts/"): w for n, w in references(state_dir, keep_top=1, study="s").items()}
     assert why == {
         "c": "champion", "p": "champion's history", "b": "1 of the best 1 of study s", "f": "1 of the best 1 of study s",
         "r": "running trial 1 of study s", "h": "judged on the hold-out", "d": "decided with", "m": "member of c",
@@ -88,6 +88,20 @@ def test_leftovers_of_crashes_go_and_the_market_store_stays(tmp_path: Path) -> N
     assert {"market/BTC.parquet", "market/.ETH.parquet.4712", "paper/journal.db-wal"} <= left
     assert not {"market/.BTC.parquet.4711", "trials/s/0/.trial.json.12"} & left
     assert artifacts_left(tmp_path) == ""
+
+
+def test_the_folds_of_an_open_study_stay_and_those_of_a_closed_one_go(state_dir: Path) -> None:
+    """s has a running trial, default is the configured study, old is neither."""
+    for study in ("s", "default", "old"):
+        aged(_written(state_dir / "folds" / study / "1.safetensors"))
+    young = _written(state_dir / "folds" / "old" / "2.safetensors")
+    janitor(state_dir).clean()
+    assert {str(p.relative_to(state_dir / "folds")) for p in (state_dir / "folds").glob("*/*")} == {
+        "s/1.safetensors", "default/1.safetensors", "old/2.safetensors",
+    }  # fmt: skip
+    audit = [r for r in read_jsonl(state_dir / AUDIT) if r["kind"] == "fold"]
+    assert [(r["deleted"], r["reason"]) for r in audit] == [("folds/old/1.safetensors", "no open study trains on it")]
+    assert young.exists()
 
 
 def test_reports_and_advice_are_kept_by_number_and_the_newest_always(tmp_path: Path) -> None:
@@ -151,10 +165,10 @@ def test_a_journal_just_being_made_is_no_reason_to_stop(tmp_path: Path) -> None:
     pointer(tmp_path, None)
     (tmp_path / "paper").mkdir()
     sqlite3.connect(tmp_path / "paper" / "journal.db").close()
-    assert references(tmp_path, keep_top=1) == {}
+    assert references(tmp_path, keep_top=1, study="s") == {}
     (tmp_path / "paper" / "journal.db").unlink()
     journal(tmp_path)
-    assert references(tmp_path, keep_top=1) == {}
+    assert references(tmp_path, keep_top=1, study="s") == {}
 
 
 def _written(path: Path, text: str = "x") -> Path:

@@ -11,35 +11,21 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from planted_market import ARENA, JUDGE, LearningMarket, sharpe_per_year
 
-from features.allocation import Limits
-from features.artifact import PolicyArtifact
-from features.costs import Costs
-from features.observation import Layout, market_block
-from features.pipeline import compute
-from features.scaling import Scaler
-from features.sources.planted import oracle_excess_returns
-from features.sources.simulated import World, simulate
-from features.spec import preset
-from features.venue_rules import VenueRules
+from features.sources.simulated import World
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, bound_names, run_baselines
-from trainer.evaluate import Arena, Run, run_policy
+from trainer.evaluate import Run
 from trainer.resampling import bootstrap_p
 from trainer.score import excess_t, score, table
-from trainer.sharpe import annualised, sharpe
+from trainer.sharpe import sharpe
 from trainer.space import Hyperparameters
-from trainer.vector_env import MarketTensors, Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-TICKERS = ("AAVE", "AVAX", "BTC", "ETH", "LINK", "LTC", "UNI")
 SEEDS = tuple(range(11, 21))
-TRAIN, JUDGE = 35_000, range(35_200, 43_900)  # four years, then one
 STEPS = 3_000_000
-COSTS = Costs(fee_bps=25.0, half_spread_bps=2.0, slippage_bps=3.0, max_volume_share=0.05)
-LIMITS = Limits(min_cash_reserve=0.02, max_weight=0.5, no_trade_band=0.02)
-BARS_PER_YEAR = 8760.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,41 +44,17 @@ class Year:
 
 @cache
 def played(world: World, seed: int) -> Year:
-    bars = simulate(
-        world=world,
-        seed=seed,
-        bars=44_000,
-        tickers=TICKERS,
-        timeframe_s=3600,
-        start_s=1_609_459_200,
-        oracle_sharpe=10.0,
-    )
-    spec = preset("stationary", tickers=TICKERS, timeframe_s=3600)
-    rows, warm = compute(bars, spec), spec.warmup_bars
-    scaler = Scaler.fit(rows.slice(0, TRAIN - warm), spec)
-    scaled = scaler.transform(rows.slice(0, TRAIN - warm))
-    rules = VenueRules.uniform("simulated", TICKERS)
-    lot, least = rules.arrays(TICKERS)
-    problem = Problem(
-        market=MarketTensors.of(market_block(scaled.asset, scaled.shared, 1), bars.slice(warm, TRAIN)),
-        layout=Layout.of(spec), limits=LIMITS, costs=COSTS, lot=lot, min_notional=least,
-    )  # fmt: skip
+    market = LearningMarket.of(world, seed)
     ticks = iter(range(1_000_000))
     trained = ppo.train_portfolio(
-        problem, Hyperparameters(), accounts=128, steps=STEPS, seed=seed, on_update=lambda stats, pack: None,
+        market.problem, Hyperparameters(), accounts=128, steps=STEPS, seed=seed, on_update=lambda stats, pack: None,
         monotonic_s=lambda: float(next(ticks)),
     )  # fmt: skip
-    policy = PolicyArtifact(
-        kind=trained.kind, width=trained.width, spec=spec, scaler=scaler, limits=trained.limits, costs=COSTS,
-        venue_rules=rules, weights=trained.weights, training={},
-    )  # fmt: skip
-    arena = Arena(initial_cash=10_000.0, costs=COSTS, limits=LIMITS, rules=rules)
-    every = {"PPO": run_policy("PPO", policy, bars, rows, JUDGE, arena), **run_baselines(bars, JUDGE, arena)}
-    oracle = oracle_excess_returns(bars.slice(JUDGE.start, JUDGE.stop)) if world == "planted" else None
+    every = {"PPO": market.judged(trained), **run_baselines(market.bars, JUDGE, ARENA)}
     made = Year(
-        runs={n: r for n, r in every.items() if n not in bound_names(bars)},
-        policy_sharpe=annualised(sharpe(every["PPO"].returns - every[FIXED_BASELINE].returns), BARS_PER_YEAR),
-        oracle_sharpe=0.0 if oracle is None else annualised(sharpe(oracle), BARS_PER_YEAR),
+        runs={n: r for n, r in every.items() if n not in bound_names(market.bars)},
+        policy_sharpe=sharpe_per_year(every["PPO"].returns - every[FIXED_BASELINE].returns),
+        oracle_sharpe=market.oracle_sharpe() if world == "planted" else 0.0,
     )
     print("\n" + table([score(r, timeframe_s=3600) for r in every.values()], title=f"{world}, seed {seed}"))
     print(f"{world} {seed}: Sharpe/yr over {FIXED_BASELINE} {made.policy_sharpe:.2f}, oracle {made.oracle_sharpe:.2f}")

@@ -1,4 +1,4 @@
-"""Memory that is refused ends a trial by name and is asked for once more in a smaller piece; memory that leaks ends a process."""
+"""Memory: what a worker needs of it, what becomes of a trial that gets none, and of a process that gives none back."""
 
 import json
 import subprocess
@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_worker import records, settings, worker
 
+from daemon.child.config import parse
 from daemon.child.exits import EXIT_RECYCLE
 from features.files import Lock
 from trainer import ppo
 from trainer import worker as worker_module
 from trainer.ledger import TrialLedger
 from trainer.memory import grown_bytes, out_of_memory, smaller
+from trainer.shared_market import mapped
 from trainer.space import Hyperparameters
 from trainer.vector_env import Problem
 
@@ -135,3 +137,34 @@ def test_the_process_says_by_its_exit_that_it_wants_to_be_started_again(tmp_path
     )
     assert done.returncode == EXIT_RECYCLE, done.stderr
     assert len(records(tmp_path)) == 5
+
+
+@pytest.mark.slow
+def test_a_worker_on_four_years_of_seven_coins_with_1024_accounts_stays_under_700_mb(tmp_path: Path) -> None:
+    """A real worker process: one trial of the default network, four updates on 35,000 bars, a judged half year."""
+    config = parse({
+        "market": {"source": "simulated"},
+        "simulation": {"bars": 42_000},
+        "data": {"n_folds": 1, "judge_start_utc": "2025-01-20T00:00:00Z"},
+        "study": {"name": "s", "target_trials": 1, "train_steps": 4 * 128 * 1024, "accounts": 1024},
+        "promotion": {"automatic": False},
+    })  # fmt: skip
+    (tmp_path / "config.json").write_text(config.to_json())
+    code = (
+        "import re, sys; from pathlib import Path; from trainer.__main__ import main\n"
+        "assert main(['work', '--config', sys.argv[1], '--state-dir', sys.argv[2], '--name', 'worker-0']) == 0\n"
+        "print(*re.findall(r'Vm(?:HWM|RSS):\\s+(\\d+) kB', Path('/proc/self/status').read_text()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "config.json"), str(tmp_path)], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    (record,) = records(tmp_path)
+    (fold,) = (tmp_path / "folds" / "s").iterdir()
+    market = mapped(fold)
+    assert record["state"] == "COMPLETE" and market is not None and market.n_bars >= 35_000
+    peak, now = (int(kb) * 1024 / 1e6 for kb in done.stdout.split())
+    print(
+        f"\n{market.n_bars:,} bars of 7 coins, 1,024 accounts: at most {peak:.0f} MB resident, {now:.0f} MB at the end"
+    )
+    assert now <= peak < 700.0

@@ -11,6 +11,7 @@ from features.actor import build_actor, weight_shapes
 from features.allocation import Limits, target_weights
 from features.observation import Layout
 from features.spec import preset
+from trainer import policy as networks
 from trainer.heads import DirichletHead, GaussianHead
 from trainer.policy import Agent, Sight
 from trainer.space import Hyperparameters, Network
@@ -36,8 +37,9 @@ def agent(policy: Network, *, width: int = 16, head: str = "gaussian", lookback:
     [("per_asset", 16, 0), ("per_asset", 16, 2), ("mlp", 16, 0), ("mlp", 64, 1), ("mlp", 2048, 3)],
 )
 def test_the_torch_policy_and_the_numpy_policy_that_trades_say_the_same(
-    policy: Network, width: int, lookback: int
+    policy: Network, width: int, lookback: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(networks, "multiplies_bf16", lambda _: False)
     layout = STACKED if lookback else LAYOUT
     ours = agent(policy, width=width, lookback=lookback).policy
     weights = ours.export()
@@ -50,6 +52,29 @@ def test_the_torch_policy_and_the_numpy_policy_that_trades_say_the_same(
         with torch.no_grad():
             said = ours(torch.tensor(market)[None], torch.tensor(account)[None, None])[0, 0].numpy()
         assert np.abs(said - trading.act(observation)).max() <= 2e-5
+
+
+@pytest.mark.parametrize("policy", ["per_asset", "mlp"])
+def test_bfloat16_products_of_a_wide_network_move_what_it_says_by_little_of_its_noise(
+    policy: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, market, account = agent(policy, width=512), torch.randn(64, LAYOUT.market_size), torch.rand(64, 4, 6)
+    said = []
+    for native in (False, True):
+        monkeypatch.setattr(networks, "multiplies_bf16", lambda _, native=native: native)
+        with torch.no_grad():
+            said.append((made.policy(market, account), made.critic(market, account)))
+    (mean, value), (rough_mean, rough_value) = said
+    assert 0 < (rough_mean - mean).abs().max() < 0.05  # the noise deviates by 1
+    assert 0 < (rough_value - value).abs().max() < 0.05 * float(value.std())
+
+
+def test_narrow_networks_and_everything_that_is_no_product_stay_in_float32() -> None:
+    with networks.products_of(agent("per_asset", width=32).policy.market_encoder):
+        assert not torch.is_autocast_enabled("cpu")
+    wide = agent("per_asset", width=256)
+    with torch.no_grad():
+        assert all(t.dtype == torch.float32 for t in wide.policy.trunk(torch.randn(2, LAYOUT.market_size)))
 
 
 @pytest.mark.parametrize("policy", ["per_asset", "mlp"])

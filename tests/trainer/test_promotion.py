@@ -228,7 +228,7 @@ def test_a_candidate_is_judged_on_fresh_seeds_that_are_trained_once_and_never_on
     ledger = TrialLedger(searched / "ledger.jsonl")
     assert ledger.count() == 8  # replicates are not tries
     assert sum(r["event"] == "replicated" for r in ledger.records()) == trains.asked
-    kept = references(searched, keep_top=0)
+    kept = references(searched, keep_top=0, study="")
     assert {f"artifacts/{read_json(p)['artifact']}" for p in searched.glob("trials/s/*/replicates/*.json")} <= set(kept)
 
 
