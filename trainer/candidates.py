@@ -1,4 +1,4 @@
-"""Who stands for champion at a judgement: the best configuration, its seeds averaged, and the best that differ averaged."""
+"""Who stands for champion at a judgement: the best configurations, the first one's seeds averaged, and the best that differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,17 +40,21 @@ class Candidate:
 
 
 def stand(
-    numbers: Sequence[int], returns: Float, *, n_seeds: int, most_members: int, seed: int
-) -> tuple[Candidate, ...]:
-    """The candidates of a study. numbers: its scored trials, best first; returns: (T, K) theirs, in the same order."""
+    numbers: Sequence[int], returns: Float, *, n_seeds: int, most_members: int, seed: int, finalists: Sequence[int] = (),
+) -> tuple[Candidate, ...]:  # fmt: skip
+    """The candidates of a study. numbers: its scored trials, best first; returns: (T, K) theirs, in the same order.
+
+    finalists: what cross-validation chose, best first; without any, the best by score stands. The seeds of the first one
+    are averaged too: every further candidate is one more chance for luck.
+    """
     if not numbers:
         raise DataError("no trial has a score: nobody stands for champion")
-    seeds = range(n_seeds)
-    best = Candidate(name=f"trial {numbers[0]}", runs=tuple((Replicate(numbers[0], s),) for s in seeds))
-    found = [best]
+    seeds, (best, *others) = range(n_seeds), finalists or numbers[:1]
+    found = [_alone(best, n_seeds)]
     if n_seeds > 1:
-        together = tuple(Replicate(numbers[0], s) for s in seeds)
-        found.append(Candidate(name=f"{n_seeds} seeds of trial {numbers[0]}, averaged", runs=(together,)))
+        together = tuple(Replicate(best, s) for s in seeds)
+        found.append(Candidate(name=f"{n_seeds} seeds of trial {best}, averaged", runs=(together,)))
+    found += [_alone(n, n_seeds) for n in others]
     if most_members > 1 and len(numbers) > 1:
         chosen = choose_members(
             returns, size=MCS_SIZE, mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=np.random.default_rng(seed)
@@ -60,3 +64,7 @@ def stand(
             name = f"trials {', '.join(map(str, members))}, averaged"
             found.append(Candidate(name=name, runs=tuple(tuple(Replicate(m, s) for m in members) for s in seeds)))
     return tuple(found)
+
+
+def _alone(trial: int, n_seeds: int) -> Candidate:
+    return Candidate(name=f"trial {trial}", runs=tuple((Replicate(trial, s),) for s in range(n_seeds)))

@@ -1,7 +1,7 @@
 """From configuration to data: one market, its features, and who may read which part of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,9 @@ from features.sources.stored import Pin, StoredSource
 from features.spec import FeatureSpec
 from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
-from trainer.splits import Fold, Roles, roles, walk_forward
+from trainer.splits import CombinatorialSplit, Fold, Roles, cpcv, roles, walk_forward
+
+CROSS_GROUPS, CROSS_TESTS = 6, 2  # 15 splits that join into 5 paths
 
 
 class Dataset:
@@ -44,7 +46,7 @@ class Dataset:
         self.folds: tuple[Fold, ...] = walk_forward(
             self.roles, n_folds=data.n_folds, gap_bars=max(data.embargo_bars, spec.lookback_bars + 1)
         )
-        self._everything = everything
+        self._everything, self._embargo_bars = everything, data.embargo_bars
         self.bars = everything.slice(0, self.roles.development.stop)
         self.data_sha256 = self.bars.sha256()
 
@@ -68,6 +70,38 @@ class Dataset:
         scaled = scaler.transform(self.rows.slice(bars.start - warmup - stack + 1, bars.stop - warmup))
         return market_block(scaled.asset, scaled.shared, stack), self.bars.slice(bars.start, bars.stop)
 
+    @cached_property
+    def cross_validation(self) -> tuple[CombinatorialSplit, ...]:
+        """Combinatorial splits of development; ConfigurationError when it is too short for them."""
+        return cpcv(
+            self.roles.development, n_groups=CROSS_GROUPS, n_test=CROSS_TESTS,
+            purge_bars=self.spec.lookback_bars + self.spec.stack_bars, embargo_bars=self._embargo_bars,
+        )  # fmt: skip
+
+    def joined(self, train: Sequence[range]) -> tuple[Scaler, list[tuple[NDArray[np.float32], Bars]]]:
+        """A scaler fitted on all of `train`, and market blocks and bars of each range.
+
+        Features are computed for each range by itself, warmed on the bars just before it: an average that never quite
+        forgets would carry a test's bars across the margin.
+        """
+        stack, warmup = self.spec.stack_bars, self.spec.warmup_bars
+        firsts = [max(0, r.start - warmup - stack + 1) for r in train]
+        rows = [compute(self.bars.slice(first, r.stop), self.spec) for first, r in zip(firsts, train, strict=True)]
+        within = [p.slice(max(0, p.n_rows - len(r)), p.n_rows) for p, r in zip(rows, train, strict=True)]
+        scaler = Scaler.fit(_together(within), self.spec)
+        parts = []
+        for part, r in zip(rows, train, strict=True):
+            scaled = scaler.transform(part)
+            blocks = market_block(scaled.asset, scaled.shared, stack)
+            parts.append((blocks, self.bars.slice(r.stop - len(blocks), r.stop)))
+        return scaler, parts
+
+
+def _together(rows: Sequence[FeatureRows]) -> FeatureRows:
+    parts = ((r.close_time_s, r.asset, r.shared) for r in rows)
+    close_time_s, asset, shared = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return FeatureRows(close_time_s=close_time_s, asset=asset, shared=shared)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
@@ -80,6 +114,7 @@ class _Settings:
     ranges: tuple[str, ...]
     seeds: int
     train_steps: int
+    screen_share: float
     accounts: int
 
 
@@ -88,7 +123,7 @@ def settings_text(config: Config) -> str:
     record = _Settings(
         costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
         policy=config.study.policy, ranges=config.study.ranges, seeds=config.study.seeds,
-        train_steps=config.study.train_steps, accounts=config.study.accounts,
+        train_steps=config.study.train_steps, screen_share=config.study.screen_share, accounts=config.study.accounts,
     )  # fmt: skip
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 

@@ -22,7 +22,7 @@ from trainer.dataset import Dataset
 from trainer.evaluate import Arena, Run, pooled, run_policy_in_each
 from trainer.gates import STRESS_FEES_BPS
 from trainer.pieces import Piece, work_off
-from trainer.splits import Fold
+from trainer.splits import Split
 from trainer.study import trial_dir
 
 SHOWN_FEES_BPS = (0.0, 10.0, 25.0, 50.0)
@@ -30,9 +30,9 @@ FRESH = 1_000_000  # replicate numbers from here on were never used by a search
 
 
 class TrainFold(Protocol):
-    """Trains one configuration on one fold with one seed."""
+    """Trains one configuration on one split with one seed."""
 
-    def __call__(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact: ...
+    def __call__(self, parameters: Mapping[str, Any], fold: Split, *, seed: int, note: str) -> PolicyArtifact: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class Gatherer:
                 name[:12], policy, self._dataset.bars, self._dataset.rows, self._dataset.folds[fold].validate,
                 [self._arena.at_fee(fee) for fee in self.fees_bps],
             )  # fmt: skip
-            return _packed({f"{fee:g}": run for fee, run in zip(self.fees_bps, runs, strict=True)})
+            return packed({f"{fee:g}": run for fee, run in zip(self.fees_bps, runs, strict=True)})
 
         return Piece(path=self._folder / f"{name}-{fold}.npz", make=make)
 
@@ -152,7 +152,7 @@ class Gatherer:
         def make() -> bytes:
             self._beat(f"running the baselines at {fee_bps:g} bp, fold {fold + 1}")
             where = self._arena.at_fee(fee_bps)
-            return _packed(run_baselines(self._dataset.bars, self._dataset.folds[fold].validate, where))
+            return packed(run_baselines(self._dataset.bars, self._dataset.folds[fold].validate, where))
 
         return Piece(path=self._folder / f"baselines-{fee_bps:g}-{fold}.npz", make=make)
 
@@ -165,18 +165,15 @@ class Gatherer:
         return folder / f"seed-{replicate.seed}-fold-{fold}.json"
 
     def _read(self, path: Path) -> dict[str, Run]:
-        with np.load(path) as stored:
-            return {
-                str(name): _run(str(name), stored[f"{i}.series"], stored[f"{i}.totals"], self._arena.initial_cash)
-                for i, name in enumerate(stored["names"])
-            }
+        return unpacked(path, self._arena.initial_cash)
 
 
 def fresh_seed(base: int, replicate: Replicate, fold: int) -> int:
     return int(np.random.SeedSequence([base, replicate.trial, fold, FRESH + replicate.seed]).generate_state(1)[0])
 
 
-def _packed(runs: Mapping[str, Run]) -> bytes:
+def packed(runs: Mapping[str, Run]) -> bytes:
+    """Runs by name, without their decisions; `unpacked` reads them."""
     arrays: dict[str, Any] = {"names": np.array(list(runs))}
     for i, run in enumerate(runs.values()):
         arrays[f"{i}.series"] = np.stack([run.returns, run.cash_weight])
@@ -184,6 +181,14 @@ def _packed(runs: Mapping[str, Run]) -> bytes:
     with io.BytesIO() as file:
         np.savez_compressed(file, **arrays)
         return file.getvalue()
+
+
+def unpacked(path: Path, initial_cash: float) -> dict[str, Run]:
+    with np.load(path) as stored:
+        return {
+            str(name): _run(str(name), stored[f"{i}.series"], stored[f"{i}.totals"], initial_cash)
+            for i, name in enumerate(stored["names"])
+        }
 
 
 def _run(name: str, series: Any, totals: Any, initial_cash: float) -> Run:

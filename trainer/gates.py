@@ -179,12 +179,13 @@ def steady(comparison: Comparison, *, baseline: str, drawdowns: Sequence[float],
 
 
 def holdout(
-    comparison: Comparison, *, baseline: str, opening: int, lower_quartile: float, rng: np.random.Generator
+    comparison: Comparison, *, baseline: str, opening: int, lower_quartile: float, rng: np.random.Generator,
+    quartile_of: str = "validation",
 ) -> tuple[Gate, ...]:  # fmt: skip
-    """G6: on the hold-out, no loss to the fixed baseline, and no less than validation's lower quartile.
+    """G6: on the hold-out, no loss to the fixed baseline, and no less than the lower quartile of what went before.
 
-    Each earlier opening makes it stricter. lower_quartile: excess log return per bar over the baseline, over the
-    candidate's seeds and folds.
+    Each earlier opening makes it stricter. lower_quartile: excess log return per bar over the baseline, over the seeds
+    and blocks of `quartile_of`.
     """
     excess = comparison.growth() - np.log1p(comparison.baselines[baseline].returns)
     # the p of a loss, charged for every opening of this hold-out by Bonferroni
@@ -197,7 +198,7 @@ def holdout(
             passed=total > 0.0 and loss_p >= min(0.1 * opening, 1.0),
         ),
         Gate(
-            gate="G6", what=f"hold-out: excess log return over {baseline} against validation's lower quartile",
+            gate="G6", what=f"hold-out: excess log return over {baseline} against {quartile_of}'s lower quartile",
             value=1e4 * per_bar, unit="bp per bar", threshold=f"≥ {1e4 * lower_quartile:.4g}",
             passed=per_bar >= lower_quartile,
         ),

@@ -9,6 +9,7 @@ from typing import Any
 from features.files import read_json, write_atomic
 from trainer.gates import Gate, verdict_text
 from trainer.report import Report
+from trainer.rungs import CrossValidated, cross_text
 from trainer.score import Score, table
 
 EVERY_GATE = frozenset({"G1", "G2", "G3", "G4", "G5", "G6", "G7"})
@@ -32,9 +33,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """The verdict on one study. The first of `verdicts` decided; trial: its best trial; artifact: what it would trade.
+    """The verdict on one study. The first of `verdicts` decided; trial: its first trial; artifact: what it would trade.
 
-    holds: what the trader shall hold; champion: the same, or None when it holds a baseline.
+    holds: what the trader shall hold; champion: the same, or None when it holds a baseline. cross_validation: best first;
+    none before the study is complete.
     """
 
     study: str
@@ -45,13 +47,14 @@ class Judgement:
     reason: str
     verdicts: tuple[Verdict, ...] = ()
     holdout: tuple[Score, ...] = ()
+    cross_validation: tuple[CrossValidated, ...] = ()
 
     @property
     def gates(self) -> tuple[Gate, ...]:
         return self.verdicts[0].gates if self.verdicts else ()
 
     def text(self) -> str:
-        parts = []
+        parts = [cross_text(self.cross_validation)] if self.cross_validation else []
         for verdict in self.verdicts:
             title = f"validation, {verdict.candidate} of {self.study!r} beside the baselines"
             parts += [table(verdict.validation, title=title), verdict.report.text(), verdict_text(verdict.gates)]

@@ -21,6 +21,7 @@ from trainer import gates
 from trainer.baselines import DAY_S, FIXED_BASELINE, bound_names, run_baselines
 from trainer.candidates import Candidate, Replicate, stand
 from trainer.champion import Decision, Pointer
+from trainer.crossing import CrossValidation
 from trainer.dataset import Dataset, arena
 from trainer.evaluate import pooled, run_policy
 from trainer.evidence import Evidence, Gatherer, TrainFold
@@ -32,7 +33,9 @@ from trainer.overfitting import TrialCounts, count_trials
 from trainer.parity import parity
 from trainer.regimes import regimes
 from trainer.report import Report, fold_excess, report
+from trainer.rungs import CrossValidated
 from trainer.score import SECONDS_PER_YEAR, Score, score
+from trainer.study import mark_trial
 from trainer.trust import save_compared
 
 Float = NDArray[np.float64]
@@ -83,17 +86,23 @@ class Judge:
             config=config, state_dir=state_dir, dataset=dataset, arena=self.arena, train=train, beat=beat,
             on_replicate=self._replicated,
         )  # fmt: skip
+        self._crossing = CrossValidation(
+            config=config, state_dir=state_dir, dataset=dataset, arena=self.arena, train=train, beat=beat
+        )
 
     def gather(self, *, complete: bool) -> bool:
         """Do what is free of the evidence; True when all of it is there.
 
-        complete: the study is. Then averages of several trials stand too, and what others are doing is waited for.
+        complete: the study is. Then the best trials are cross-validated to find who stands, averages of several stand too,
+        and what others are doing is waited for.
         """
         trials = completed_trials(self.state_dir, self.study)
         if not trials:
             return True
+        if complete:
+            self._crossing.gather(trials, self._pause)
         parameters = {t["number"]: t["parameters"] for t in trials}
-        standing = self._standing(trials, complete=complete)
+        standing = self._standing(trials, self._crossed(trials, complete=complete), complete=complete)
         return self._gatherer.gather(standing, parameters, self._pause if complete else None)
 
     def judge(
@@ -102,7 +111,7 @@ class Judge:
     ) -> Judgement | None:  # fmt: skip
         """Judge, write the report and `settle`; None when it is not `due` any more. One judge at a time.
 
-        By itself it changes no champion.
+        By itself it changes no champion. Cross-validation counts where `gather` has seen to it that it is there.
         """
         with held(self.state_dir / "run" / "judge.lock", pause=self._pause):
             if not due():
@@ -126,41 +135,51 @@ class Judge:
     def _judged(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> Judgement:
         if not trials:
             return self._without_champion(None, (), (), "No champion: no trial has completed")
-        standing = self._standing(trials, complete=complete)
+        crossed = self._crossed(trials, complete=complete)
+        for result in crossed:
+            mark_trial(self.state_dir, self.study, result.trial, cross_validation=result.to_dict())
+        standing = self._standing(trials, crossed, complete=complete)
         self._gatherer.gather(standing, {t["number"]: t["parameters"] for t in trials}, self._pause)
         evidence = [self._gatherer.evidence(c) for c in standing]
-        self._remember_incumbent(trials[0]["number"], evidence[0])
+        self._remember_incumbent(standing[0].trials[0], evidence[0])
         first = self._compared(evidence[0], self.config.costs.fee_bps)
         save_compared(
             self.state_dir, {r.name: r.returns for r in (first.policies[0], *first.baselines.values())},
             bounds=bound_names(self.dataset.bars),
         )  # fmt: skip
         verdicts = [self._verdict(e, trials) for e in evidence]
-        best, seen = trials[0]["number"], tuple[Score, ...]()
+        seen = tuple[Score, ...]()
         passed = [i for i, v in enumerate(verdicts) if not v.failed]
         if passed:  # the hold-out is opened for one of them: the one that grew most in validation
             grown = max(passed, key=lambda i: (verdicts[i].validation[0].log_wealth, -i))
-            more, seen = self._holdout(evidence[grown], verdicts[grown])
+            more, seen = self._holdout(evidence[grown], verdicts[grown], crossed)
             decided = replace(verdicts[grown], gates=(*verdicts[grown].gates, *more))
             verdicts = [decided, *(v for i, v in enumerate(verdicts) if i != grown)]
         verdicts = [replace(v, gates=tuple(sorted(v.gates, key=lambda g: g.gate))) for v in verdicts]
-        top = verdicts[0]
+        top, best = verdicts[0], verdicts[0].trials[0]
         if top.failed:
             reason = f"No champion: {top.candidate}: {shown(top.failed)}"
-            return self._without_champion(best, tuple(verdicts), seen, reason)
+            return self._without_champion(best, tuple(verdicts), seen, reason, crossed)
         if top.artifact in Pointer(self.state_dir).taken_down():
             reason = f"{top.candidate} passed every gate, but was taken down by hand; `promote` puts it back"
-            return self._without_champion(best, tuple(verdicts), seen, reason)
+            return self._without_champion(best, tuple(verdicts), seen, reason, crossed)
         return Judgement(
             study=self.study, trial=best, artifact=top.artifact, champion=top.artifact, holds=top.artifact,
             reason=f"{top.candidate} of study {self.study!r} passed every gate.", verdicts=tuple(verdicts), holdout=seen,
+            cross_validation=crossed,
         )  # fmt: skip
 
-    def _standing(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> tuple[Candidate, ...]:
+    def _crossed(self, trials: Sequence[Mapping[str, Any]], *, complete: bool) -> tuple[CrossValidated, ...]:
+        return self._crossing.results(trials) if complete else ()
+
+    def _standing(
+        self, trials: Sequence[Mapping[str, Any]], crossed: Sequence[CrossValidated], *, complete: bool
+    ) -> tuple[Candidate, ...]:  # fmt: skip
         promotion = self.config.promotion
         return stand(
             [t["number"] for t in trials], self._returns(trials), n_seeds=promotion.seeds,
             most_members=promotion.ensemble_members if complete else 1, seed=self.config.run.seed,
+            finalists=[r.trial for r in crossed if r.finalist],
         )  # fmt: skip
 
     def _verdict(self, evidence: Evidence, trials: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -230,7 +249,9 @@ class Judge:
                 columns.append(stored["returns"])
         return np.stack(columns, axis=1)
 
-    def _holdout(self, evidence: Evidence, verdict: Verdict) -> tuple[tuple[Gate, ...], tuple[Score, ...]]:
+    def _holdout(
+        self, evidence: Evidence, verdict: Verdict, crossed: Sequence[CrossValidated]
+    ) -> tuple[tuple[Gate, ...], tuple[Score, ...]]:  # fmt: skip
         """Open the hold-out for this artifact, once, and write down what was seen; later judgements read that."""
         ledger, artifact = holdout_ledger(self.state_dir), verdict.artifact
         if (seen := ledger.verdict(artifact)) is not None:
@@ -250,10 +271,10 @@ class Judge:
         )
         fee = self.config.costs.fee_bps
         comparison = Comparison(fee_bps=fee, policies=(run,), baselines=run_baselines(bars, window, self.arena))
-        earned = fold_excess(evidence.runs[fee], self._gatherer.baselines(fee)[FIXED_BASELINE])
+        of, lower_quartile = self._lower_quartile(evidence, crossed)
         measured = gates.holdout(
             comparison, baseline=FIXED_BASELINE, opening=token.opening,
-            lower_quartile=float(np.quantile(earned, 0.25)), rng=self._rng(),
+            lower_quartile=lower_quartile, quartile_of=of, rng=self._rng(),
         )  # fmt: skip
         scores = self._scores(comparison)
         ledger.seen(
@@ -262,8 +283,18 @@ class Judge:
         )
         return measured, scores
 
+    def _lower_quartile(self, evidence: Evidence, crossed: Sequence[CrossValidated]) -> tuple[str, float]:
+        """Where from, and what a hold-out must reach. An average of several trials was not cross-validated."""
+        for result in crossed:
+            if evidence.candidate.trials == (result.trial,):
+                return "cross-validation", result.group_quartile
+        fee = self.config.costs.fee_bps
+        earned = fold_excess(evidence.runs[fee], self._gatherer.baselines(fee)[FIXED_BASELINE])
+        return "validation", float(np.quantile(earned, 0.25))
+
     def _without_champion(
-        self, trial: int | None, verdicts: tuple[Verdict, ...], seen: tuple[Score, ...], reason: str
+        self, trial: int | None, verdicts: tuple[Verdict, ...], seen: tuple[Score, ...], reason: str,
+        crossed: tuple[CrossValidated, ...] = (),
     ) -> Judgement:  # fmt: skip
         """The champion there is stays; where there is none, the configured baseline."""
         standing, trouble = self._standing_champion()
@@ -275,7 +306,7 @@ class Judge:
         ) + trouble
         return Judgement(
             study=self.study, trial=trial, artifact=verdicts[0].artifact if verdicts else None, champion=standing,
-            holds=holds, verdicts=verdicts, holdout=seen, reason=f"{reason}. {stays}.",
+            holds=holds, verdicts=verdicts, holdout=seen, reason=f"{reason}. {stays}.", cross_validation=crossed,
         )  # fmt: skip
 
     def _standing_champion(self) -> tuple[str | None, str]:

@@ -83,6 +83,9 @@ class CombinatorialSplit:
     train: tuple[range, ...]
 
 
+Split = Fold | CombinatorialSplit
+
+
 def cpcv(
     development: range, *, n_groups: int, n_test: int, purge_bars: int, embargo_bars: int
 ) -> tuple[CombinatorialSplit, ...]:
@@ -106,7 +109,7 @@ def cpcv(
         if not train:
             raise ConfigurationError(
                 f"nothing is left to train on when groups {chosen} of {n_groups} judge",
-                hint="lower data.embargo_bars or give more bars",
+                hint="lower data.embargo_bars, give more bars, or set promotion.cross_validated = 0",
             )
         splits.append(CombinatorialSplit(tests=tests, paths=tuple(seen[g] for g in chosen), train=train))
         for g in chosen:

@@ -25,6 +25,7 @@ from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 3  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
+SCREENED_STEP, PRUNED_STEP = 0, 1  # of the values that the sampler learns from without a score
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -103,6 +104,19 @@ class SharedStudy:
         self._drop_checkpoints(self.study.get_trials(deepcopy=False)[trial.number])
         self._tell(trial, score=score, failure=failure)
 
+    def screenings(self, trial: optuna.Trial, score: float) -> list[float]:
+        """Put the trial's score on the short budget on record; those of the other trials, each configuration once.
+
+        At step 0, below those given up by folds: TPE ranks pruned trials by step, then by score.
+        """
+        with self._locked():
+            trials = self.study.get_trials(deepcopy=False)
+            if SCREENED_STEP not in trials[trial.number].intermediate_values:  # or its worker was killed over it
+                trial.report(score, step=SCREENED_STEP)
+            found = {first_number(t): t.intermediate_values.get(SCREENED_STEP) for t in trials}
+            own = first_number(trials[trial.number])
+            return [s for number, s in found.items() if s is not None and number != own]
+
     def hand_back(self, trial: optuna.Trial, *, seconds: float) -> None:
         """A stop was asked for: the trial fails as `stopped` and its parameters wait for the next worker."""
         with self._locked():
@@ -151,7 +165,9 @@ class SharedStudy:
             self.study.tell(trial, score)
         elif failure == "pruned":
             assert score is not None
-            trial.report(score, step=1)  # the sampler learns from it; it never counts as a score
+            trial.report(score, step=PRUNED_STEP)  # the sampler learns from it; it never counts as a score
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif failure == "screened":  # its score was reported when it was screened
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, state=TrialState.FAIL)

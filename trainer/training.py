@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
@@ -14,12 +15,13 @@ from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.files import disk_full, write_atomic
 from features.observation import Layout
+from features.scaling import Scaler
 from trainer import ppo
 from trainer.checkpoint import CheckpointRefused
 from trainer.dataset import Dataset, arena
 from trainer.shared_market import SharedMarkets, identity
 from trainer.space import Hyperparameters
-from trainer.splits import Fold
+from trainer.splits import CombinatorialSplit, Fold, Split
 from trainer.vector_env import MarketTensors, Problem
 
 CHECKPOINT_EVERY_S = 30.0  # what a killed worker loses at most
@@ -76,7 +78,7 @@ class Trainer:
             self.beat_or_stop("waiting: the disk is full")
             self._clock.sleep(ROOM_POLL_S)
 
-    def again(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+    def again(self, parameters: Mapping[str, Any], fold: Split, *, seed: int, note: str) -> PolicyArtifact:
         """Train a recorded configuration on a fresh seed."""
         chosen = Hyperparameters.from_dict(parameters, stack_bars=self._dataset.spec.stack_bars)
         checkpoint = self._state_dir / "run" / f"replicate-{seed}.safetensors"
@@ -85,16 +87,14 @@ class Trainer:
         return artifact
 
     def train(
-        self, chosen: Hyperparameters, fold: Fold, *, seed: int, note: str, checkpoint: Path
+        self, chosen: Hyperparameters, fold: Split, *, seed: int, note: str, checkpoint: Path, share: float = 1.0
     ) -> PolicyArtifact:  # fmt: skip
-        """Train on one fold, going on from `checkpoint` where a stopped or killed worker left one."""
-        dataset, where, steps = self._dataset, self._arena, self._config.study.train_steps
-        scaler = dataset.fit_scaler(fold.train)
-        bars = dataset.bars.slice(fold.train.start, fold.train.stop)
-        market = self._markets.market(
-            identity(data_sha256=dataset.data_sha256, spec=dataset.spec, scaler=scaler, bars=fold.train),
-            lambda: MarketTensors.of(*dataset.blocks(scaler, fold.train)),
-        )
+        """Train on one split, going on from `checkpoint` where a stopped or killed worker left one.
+
+        share: of the configured steps.
+        """
+        dataset, where, steps = self._dataset, self._arena, max(1, round(share * self._config.study.train_steps))
+        scaler, market, ranges = self._market(fold)
         lot, min_notional = where.rules.arrays(dataset.spec.tickers)
         done_before, written_s = self._steps_done, self._clock.monotonic_s()
 
@@ -113,7 +113,7 @@ class Trainer:
                 raise Stopped
 
         problem = Problem(
-            market=market, layout=Layout.of(dataset.spec), limits=where.limits,
+            market=market, ranges=ranges, layout=Layout.of(dataset.spec), limits=where.limits,
             costs=where.costs, lot=lot, min_notional=min_notional, stack_bars=dataset.spec.stack_bars,
             initial_cash=where.initial_cash,
         )  # fmt: skip
@@ -127,17 +127,37 @@ class Trainer:
             self._log.warning("checkpoint.refused", path=str(checkpoint), reason=str(refusal))
             trained = train(resume=None)
         last = trained.history[-1]
+        learned_from = (fold.train,) if isinstance(fold, Fold) else fold.train
+        closes = dataset.bars.close_time_s[learned_from[0].start : learned_from[-1].stop]
         return PolicyArtifact(
             kind=trained.kind, width=trained.width, spec=dataset.spec, scaler=scaler, limits=trained.limits,
             costs=where.costs, venue_rules=where.rules, weights=trained.weights,
             training={
                 "study": self._config.study.name, "data_sha256": dataset.data_sha256, "source": dataset.source_name,
-                "train_first_close_s": int(bars.first_close_s), "train_last_close_s": int(bars.last_close_s),
+                "train_first_close_s": int(closes[0]), "train_last_close_s": int(closes[-1]),
                 "steps": trained.steps, "seed": seed, "hyperparameters": chosen.to_dict(), "scales": trained.scales,
                 # of the last rollout; the shaping is told apart because no score contains it
                 "reward_bps": last.mean_reward_bps, "shaping_bps": last.shaping_bps,
             },
         )  # fmt: skip
+
+    def _market(self, split: Split) -> tuple[Scaler, MarketTensors, tuple[range, ...]]:
+        """Scaler, market and its contiguous ranges, () for one.
+
+        A fold's is shared by all workers; on a combinatorial split few train.
+        """
+        dataset = self._dataset
+        if isinstance(split, CombinatorialSplit):
+            scaler, parts = dataset.joined(split.train)
+            stops = np.cumsum([len(blocks) for blocks, _ in parts])
+            ranges = tuple(range(int(b) - len(p[0]), int(b)) for b, p in zip(stops, parts, strict=True))
+            return scaler, MarketTensors.joined([MarketTensors.of(*p) for p in parts]), ranges
+        scaler = dataset.fit_scaler(split.train)
+        market = self._markets.market(
+            identity(data_sha256=dataset.data_sha256, spec=dataset.spec, scaler=scaler, bars=split.train),
+            lambda: MarketTensors.of(*dataset.blocks(scaler, split.train)),
+        )
+        return scaler, market, ()
 
     def _keep(self, path: Path, packed: bytes) -> None:
         """A checkpoint is a convenience: a full disk costs the last one its successor, not the trial."""

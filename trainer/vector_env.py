@@ -4,10 +4,12 @@ Accounts come in groups that walk the same bars, so the market half of an observ
 account in it has its own episode: it opens flat at the group's present bar, lasts a random number of bars, pays a fee
 and a price impact of its own, and ends by ruin (terminated) or by time (truncated); then another opens in its place.
 A group whose window is over, or whose accounts all ended at once, moves to a new random start: groups of one account
-are accounts with a random start and length each. Everything an account does — target, trades, fills, fees,
+are accounts with a random start and length each. A market may be several contiguous ranges with gaps between them; a
+window lies within one of them, so that no episode crosses a gap. Everything an account does — target, trades, fills, fees,
 observation — is the code of `features`, on torch tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -57,6 +59,11 @@ class MarketTensors:
 
     def to(self, device: str) -> Self:
         return replace(self, market=self.market.to(device), bars=self.bars.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """One after the other, with a gap between every two."""
+        return cls(market=torch.cat([p.market for p in parts]), bars=torch.cat([p.bars for p in parts]))
 
     @property
     def n_assets(self) -> int:
@@ -119,7 +126,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A market to trade in and the rules of the account. Episodes last min to max bars: a week to a month of hours."""
+    """A market to trade in and the rules of the account. Episodes last min to max bars: a week to a month of hours.
+
+    ranges: the contiguous parts of the market's rows, in order; () is all of it in one.
+    """
 
     market: MarketTensors
     layout: Layout
@@ -131,6 +141,7 @@ class Problem:
     initial_cash: float = 10_000.0
     min_episode_bars: int = 168
     max_episode_bars: int = 720
+    ranges: tuple[range, ...] = ()
 
     @classmethod
     def of(cls, bars: Bars, spec: FeatureSpec, *, costs: Costs, limits: Limits, rules: VenueRules) -> Self:
@@ -158,10 +169,12 @@ class BatchedPortfolioEnv:
         self.market, self.limits, self.costs = market, problem.limits, problem.costs
         self.groups, self.per_group, self.initial_cash = groups, accounts_per_group, problem.initial_cash
         self.generator = torch.Generator(device=device).manual_seed(seed)
-        last = market.n_bars - 1  # bars an episode can last at most
+        ranges = problem.ranges or (range(market.n_bars),)
+        last = max(map(len, ranges)) - 1  # bars an episode can last at most
         self.min_episode_bars = min(problem.min_episode_bars, last)
         self.max_episode_bars = min(problem.max_episode_bars, last)
-        self.window_bars = min(WINDOW_EPISODES * problem.max_episode_bars, last)
+        found = windows(ranges, longest=WINDOW_EPISODES * problem.max_episode_bars, shortest=self.min_episode_bars)
+        self._starts, self._stops = (torch.as_tensor(x, device=device) for x in found)
         shape, n = (groups, accounts_per_group), market.n_assets
         self._n = n
         zeros: dict[str, Any] = {"dtype": torch.float64, "device": device}
@@ -280,10 +293,10 @@ class BatchedPortfolioEnv:
 
     def _move(self, groups: Tensor) -> None:
         """New windows for `groups` (G,)."""
-        starts = self.market.n_bars - self.window_bars  # possible ones
-        start = (self._uniform(self.groups) * starts).long().clamp(max=starts - 1)
-        self.bar = torch.where(groups, start, self.bar)
-        self.until = torch.where(groups, start + self.window_bars, self.until)
+        n = len(self._starts)
+        drawn = (self._uniform(self.groups) * n).long().clamp(max=n - 1)
+        self.bar = torch.where(groups, self._starts[drawn], self.bar)
+        self.until = torch.where(groups, self._stops[drawn], self.until)
 
     def _open(self, accounts: Tensor) -> None:
         """Fresh flat accounts where `accounts` (G, A) says, each with its own length and costs.
@@ -306,3 +319,16 @@ class BatchedPortfolioEnv:
         self.since_trade = self.since_trade.masked_fill(accounts, 0.0)
         self.fee = torch.where(each, self.costs.fee * factor[..., :1], self.fee)
         self.impact = torch.where(each, self.costs.price_impact * factor[..., 1:], self.impact)
+
+
+def windows(ranges: Sequence[range], *, longest: int, shortest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(S,) first and last bars of the windows to draw from, evenly; each lies within one of `ranges`.
+
+    A window is `longest` bars or what its range has; ranges under `shortest` bars have none. Every range is drawn as
+    often as its length asks for: one with fewer possible starts for its length has them more than once.
+    """
+    fits = [(r, min(longest, len(r) - 1)) for r in ranges if len(r) > shortest]
+    n, length = max(((len(r) - w, len(r)) for r, w in fits), key=lambda x: x[0] / x[1])
+    drawn = [len(r) * n // length for r, _ in fits]
+    starts = [r.start + np.arange(d) * (len(r) - w) // d for (r, w), d in zip(fits, drawn, strict=True)]
+    return np.concatenate(starts), np.concatenate([s + w for s, (_, w) in zip(starts, fits, strict=True)])

@@ -20,6 +20,7 @@ from features.errors import CappuccinoError, ConfigurationError
 from features.files import read_json
 from trainer.champion import Decision, Pointer
 from trainer.judgement import EVERY_GATE, verdicts_on_record
+from trainer.rungs import rung
 
 
 class NotPromoted(CappuccinoError):
@@ -92,15 +93,18 @@ def show(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001 
         if v["study"] == record["study"] and record["number"] in v["trials"]
     ]  # fmt: skip
     replicates = [read_json(p) for p in sorted((_folder(arguments.state_dir, record) / "replicates").glob("*.json"))]
+    reached = rung(record, judged=bool(judged))
     if arguments.json:
-        print(json.dumps({**record, "replicates": replicates, "verdicts": judged}))
+        print(json.dumps({**record, "rung": reached, "replicates": replicates, "verdicts": judged}))
         return 0
-    lines = [_line(record["study"], record), ""]
+    lines = [_line(record["study"], record), f"  rung {reached}", ""]
     lines += [f"  {name:<30}{value}" for name, value in sorted(record.get("parameters", {}).items())]
     lines += [
         f"\n  {name:<30}{record[name]}" for name in ("artifact", "worker", "seconds", "flags") if record.get(name)
     ]
     lines += [f"  {name:<30}{value}" for name, value in record.get("validation", {}).items()]
+    for found in ("screening", "cross_validation"):
+        lines += [f"  {f'{found}: {name}':<30}{value}" for name, value in record.get(found, {}).items()]
     lines.append(f"\n  {len(replicates)} trainings on fresh seeds")
     for verdict in judged:
         failed = ", ".join(dict.fromkeys(g["gate"] for g in verdict["gates"] if not g["passed"])) or "none"

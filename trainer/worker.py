@@ -1,5 +1,6 @@
 """One worker process: ask for a trial, train and judge it over folds and seeds, record it, again until done."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from daemon.child.holds import hold_reason, write_usage
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
+from features.files import read_json, write_atomic
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
@@ -29,6 +31,7 @@ from trainer.promote import Judge, incumbent
 from trainer.pruning import Look, look
 from trainer.report import fold_excess
 from trainer.routes import Route
+from trainer.rungs import SCREEN_FOLDS, Screening, screened
 from trainer.score import excess_t, score
 from trainer.sharpe import sharpe, varies
 from trainer.space import Hyperparameters
@@ -44,6 +47,8 @@ from trainer.study import (
 )
 from trainer.training import ROOM_POLL_S, Stopped, Trainer
 
+SCREENING = 999_999  # the replicate number of a screening: neither a seed of the search nor a fresh one
+
 
 class Pruned(Exception):
     """The trial is given up: on the folds it has run it is worse than the incumbent."""
@@ -51,6 +56,10 @@ class Pruned(Exception):
     def __init__(self, *, seen: Look, run: Run, objective: float) -> None:
         super().__init__(f"worse than the incumbent after {seen.folds} folds (p {seen.p_no_worse:.3f})")
         self.seen, self.run, self.objective = seen, run, objective
+
+
+class Screened(Exception):
+    """The trial is given up: after a short training it is not among the best of those screened so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,8 @@ class Worker:
         self.clock, self.progress, self.log = clock, progress, log
         self.should_stop, self.should_finish = should_stop, should_finish  # now; after the present trial
         self.arena = arena(config, state_dir)
+        if config.promotion.automatic and config.promotion.cross_validated:
+            _ = dataset.cross_validation  # what will be wanted of the bars in the end is refused at the start
         self.trainer = Trainer(
             config=config, state_dir=state_dir, dataset=dataset, clock=clock, progress=progress, log=log,
             should_stop=should_stop,
@@ -204,9 +215,12 @@ class Worker:
         try:
             frozen = _frozen(trial)
             kept_at = checkpoints(self.state_dir, self.config.study.name, first_number(frozen))
+            self._screen(trial, chosen, seed_number=seed_number(frozen), kept_at=kept_at)
             return self.evaluate(trial.number, chosen, seed_number=seed_number(frozen), kept_at=kept_at), None
         except Stopped:
             return None, "stopped"
+        except Screened:
+            return None, "screened"
         except Pruned as given_up:
             self.log.info("trial.pruned", trial=trial.number, folds=given_up.seen.folds, p=given_up.seen.p_no_worse)
             return given_up, "pruned"
@@ -220,6 +234,39 @@ class Worker:
                 self.log.exception("trial.raised", trial=trial.number)
         self.log.warning("trial.failed", trial=trial.number, failure=failure, reason=reason)
         return None, failure
+
+    def _screen(self, trial: optuna.Trial, chosen: Hyperparameters, *, seed_number: int, kept_at: Path) -> None:
+        """Raises Screened where a short training says so. A retry stands by what was said before."""
+        settings, said_at = self.config.study, kept_at / "screening.json"
+        if settings.screen_share == 0.0:
+            return
+        if said_at.exists():
+            said = Screening(**read_json(said_at))
+            self._durably(lambda: self.study.screenings(trial, said.score))
+        else:
+            score = self.short_score(trial.number, chosen, seed_number=seed_number, kept_at=kept_at)
+            earlier = self._durably(lambda: self.study.screenings(trial, score))
+            said = screened(score, earlier, keep=settings.screen_keep, spared=settings.sampler_startup_trials)
+            self._durably(lambda: write_atomic(said_at, json.dumps(said.to_dict()).encode()))
+        self._durably(lambda: mark_trial(self.state_dir, settings.name, trial.number, screening=said.to_dict()))
+        self.log.info("trial.screened", trial=trial.number, **said.to_dict())
+        if not said.passed:
+            raise Screened
+
+    def short_score(self, number: int, chosen: Hyperparameters, *, seed_number: int, kept_at: Path) -> float:
+        """The objective after `study.screen_share` of the steps, on the first folds and a seed used for nothing else."""
+        folds, policy = self.dataset.folds[:SCREEN_FOLDS], []
+        for f, fold in enumerate(folds):
+            note = f"trial {number} screened on fold {f + 1}/{len(folds)}"
+            artifact = self.trainer.train(
+                chosen, fold, seed=_seed(self.config.run.seed, seed_number, f, SCREENING), note=note,
+                checkpoint=kept_at / f"screen-{f}.safetensors", share=self.config.study.screen_share,
+            )  # fmt: skip
+            run = run_policy(note, artifact, self.dataset.bars, self.dataset.rows, fold.validate, self.arena)
+            self.trainer.beat(f"{note}, judged")
+            policy.append(run.returns)
+        baseline = [b.returns for b in self._baseline[: len(folds)]]
+        return excess_t(np.concatenate(policy), np.concatenate(baseline))
 
     def evaluate(self, number: int, chosen: Hyperparameters, *, seed_number: int, kept_at: Path) -> TrialResult:
         """Train on every fold and seed; pool the validation runs; keep the policy of the last fold and first seed.
@@ -287,12 +334,15 @@ class Worker:
             }
         if isinstance(result, Pruned):
             facts |= {"folds_run": result.seen.folds, "p_no_worse": result.seen.p_no_worse}
-        state = "COMPLETE" if failure is None else "PRUNED" if failure == "pruned" else "FAIL"
+        state = "COMPLETE" if failure is None else "PRUNED" if failure in ("pruned", "screened") else "FAIL"
         self._durably(lambda: mark_trial(self.state_dir, study, number, state=state, **facts))
         self._durably(lambda: self._ended(number, facts))
 
     def _ended(self, number: int, record: Mapping[str, Any]) -> None:
-        """A pruned trial has no score, but its Sharpe ratio counts among those that were tried."""
+        """A pruned trial has no score, but its Sharpe ratio counts among those that were tried; a screened one's is of
+
+        another budget.
+        """
         self.ledger.ended(
             study=self.config.study.name,
             number=number,

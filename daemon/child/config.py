@@ -91,6 +91,8 @@ class StudyConfig:
     workers: int = 2
     accounts: int = 128
     train_steps: int = 500_000
+    screen_share: float = 0.0
+    screen_keep: float = 0.5
     sampler_startup_trials: int = 10
     recycle_growth_bytes: int = 500_000_000
 
@@ -101,6 +103,9 @@ class PromotionConfig:
     every_trials: int = 50
     seeds: int = 5
     ensemble_members: int = 3
+    cross_validated: int = 5
+    cross_seeds: int = 3
+    finalists: int = 1
     dsr_threshold: float = 0.95
     max_drawdown: float = 0.5
     without_champion: Literal["cash", "equal_weight"] = "cash"
@@ -301,7 +306,8 @@ def _check(config: Config) -> None:
         ("data.n_folds", config.data.n_folds), ("study.target_trials", config.study.target_trials),
         ("study.seeds", config.study.seeds), ("study.accounts", config.study.accounts),
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
-        ("promotion.seeds", config.promotion.seeds), ("promotion.ensemble_members", config.promotion.ensemble_members),
+        ("promotion.seeds", config.promotion.seeds), ("promotion.cross_seeds", config.promotion.cross_seeds),
+        ("promotion.finalists", config.promotion.finalists), ("promotion.ensemble_members", config.promotion.ensemble_members),
         ("daemon.torch_threads", config.daemon.torch_threads),
         ("notify.burst", config.notify.burst),
     )  # fmt: skip
@@ -334,6 +340,10 @@ def _check_limits(config: Config) -> None:
     shares = [(f"risk.{n}", getattr(risk, n), off_at_1) for n in ("max_weight", "max_drawdown")]
     for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
         shares.append((f"risk.{name}", getattr(risk, name), off_at_0))
+    shares += [
+        ("study.screen_share", config.study.screen_share, off_at_0),
+        ("study.screen_keep", config.study.screen_keep, off_at_1),
+    ]
     for name, share, rule in (*shares, ("paper.loss_alarm", config.paper.loss_alarm, off_at_0)):
         if not (0 < share <= 1 if rule is off_at_1 else share < 1):
             raise ConfigurationError(f"{name} must be {rule}, got {share}")

@@ -28,7 +28,7 @@ SETTINGS = (
     "simulation.oracle_sharpe=10.0", "data.judge_start_utc=2022-10-01T00:00:00Z", "data.end_utc=2024-01-01T00:00:00Z",
     "data.n_folds=2", "data.holdout_share=0.25", "study.name=demo", "study.target_trials=8", "study.workers=2",
     "study.train_steps=300000", "study.accounts=128", "study.sampler_startup_trials=4",
-    "promotion.without_champion=equal_weight", "promotion.seeds=1", "promotion.ensemble_members=1",
+    "promotion.without_champion=equal_weight", "promotion.seeds=1", "promotion.ensemble_members=1", "promotion.cross_validated=0",
     "paper.clock=replay", "paper.replay_start_utc=2024-01-01T00:00:00Z",
     "paper.replay_bars_per_s=30.0", "paper.start_without_champion=false", "advisor.every_trials=4",
     "advisor.poll_s=2.0", "janitor.every_s=20.0", "janitor.floor_free_bytes=200000000", "janitor.resume_free_bytes=300000000",

@@ -21,6 +21,7 @@ SMALL = {
     "simulation": {"world": "sv", "seed": 5, "bars": 9000},
     "data": {"n_folds": 2, "embargo_bars": 24, "end_utc": "2021-04-20T00:00:00Z"},
     "study": {"name": "t", "workers": 1, "target_trials": 500, "train_steps": 60_000, "accounts": 32},
+    "promotion": {"cross_validated": 0},
     "paper": {"clock": "replay", "replay_start_utc": "2021-04-20T00:00:00Z", "replay_bars_per_s": 10.0},
     "janitor": {"warn_free_bytes": 1000, "floor_free_bytes": 500, "every_s": 5.0},
     "advisor": {"every_trials": 2, "poll_s": 1.0},

@@ -27,7 +27,7 @@ from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.policy import PerAssetPolicy, Sight
 from trainer.promote import Judge, fallback
-from trainer.splits import Fold
+from trainer.splits import Split
 from trainer.study import trial_dir
 
 
@@ -91,7 +91,7 @@ class Trains:
     def __init__(self, config: Config, dataset: Dataset, state_dir: Path) -> None:
         self.config, self.dataset, self.state_dir, self.asked = config, dataset, state_dir, 0
 
-    def __call__(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+    def __call__(self, parameters: Mapping[str, Any], fold: Split, *, seed: int, note: str) -> PolicyArtifact:
         self.asked += 1
         return policy(self.dataset, self.config, self.state_dir, seed)
 

@@ -177,6 +177,63 @@ def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_c
     assert told.state.name == "PRUNED" and told.value == record["objective"]  # the sampler learns from it
 
 
+def test_a_trial_that_is_not_among_the_best_screened_is_given_up_counted_and_never_has_a_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_full: list[int] = []
+    short_scores, full = iter([1.0, 3.0, 2.0, 2.5]), Worker.evaluate
+
+    def trained_in_full(self: Worker, number: int, *positional: Any, **named: Any) -> Any:
+        in_full.append(number)
+        return full(self, number, *positional, **named)
+
+    monkeypatch.setattr(Worker, "short_score", lambda *_, **__: next(short_scores))
+    monkeypatch.setattr(Worker, "evaluate", trained_in_full)
+    study = {"train_steps": 2000, "screen_share": 0.5, "screen_keep": 0.5, "sampler_startup_trials": 2}
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        assert worker(tmp_path, settings(target_trials=4, **study)).run()
+    told = records(tmp_path)
+    assert in_full == [0, 1, 2, 3]  # two are spared; 2.0 is second of three and 2.5 second of four
+    assert [(r["screening"]["rank"], r["screening"]["of"]) for r in told] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    short_scores = iter([1.5])
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        working = worker(tmp_path, settings(target_trials=5, **study))
+        assert working.run()
+    given_up, ledger = records(tmp_path)[4], TrialLedger(tmp_path / "ledger.jsonl")
+    assert (given_up["state"], given_up["failure"], given_up.get("score")) == ("PRUNED", "screened", None)
+    assert given_up["screening"] == {"score": 1.5, "rank": 4, "of": 5, "passed": False} and in_full[4:] == []
+    assert ledger.count() == 5 and len(ledger.sharpes()) == 4
+    optuna_trial = working.study.study.get_trials(deepcopy=False)[4]
+    assert (optuna_trial.state.name, optuna_trial.value, optuna_trial.last_step) == ("PRUNED", 1.5, 0)
+
+
+def test_a_short_training_is_short_leaves_no_artifact_and_a_retry_stands_by_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps = ppo.train_portfolio, list[int]()
+
+    def counted(*positional: Any, **named: Any) -> ppo.TrainedPolicy:
+        steps.append(named["steps"])
+        if len(steps) == 3:
+            raise KeyboardInterrupt  # the worker dies at the first fold of the whole training
+        return real(*positional, **named)
+
+    monkeypatch.setattr(ppo, "train_portfolio", counted)
+    config = settings(target_trials=1, train_steps=4000, screen_share=0.25)
+    with Lock(tmp_path / "run" / "worker-0.lock"), pytest.raises(KeyboardInterrupt):
+        worker(tmp_path, config).run()
+    assert steps == [1000, 1000, 4000] and not (tmp_path / "artifacts").exists()
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        working = worker(tmp_path, config)
+        assert working.run()
+    assert steps[3:] == [4000, 4000]
+    killed, again = records(tmp_path)
+    assert (killed["failure"], again["state"]) == ("killed", "COMPLETE") and again["screening"] == killed["screening"]
+    first, second = (t.intermediate_values for t in working.study.study.get_trials(deepcopy=False))
+    assert first == second == {0: again["screening"]["score"]}
+    assert working.study.screenings(working.study.study.ask(), 0.0) == [again["screening"]["score"]]  # once
+
+
 def test_a_trial_whose_worker_died_between_its_record_and_the_ledger_is_ended_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

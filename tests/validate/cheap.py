@@ -30,7 +30,7 @@ from trainer.ledger import TrialLedger
 from trainer.promote import Judge
 from trainer.score import SECONDS_PER_YEAR, excess_t
 from trainer.sharpe import sharpe
-from trainer.splits import Fold
+from trainer.splits import Fold, Split
 from trainer.study import trial_dir
 
 Float = NDArray[np.float64]
@@ -93,8 +93,9 @@ class CheapStudy:
         returns = account(raw[first:, None], bars.close[first:], self.arena.limits, self._cost)[:, 0]
         return float(sharpe(returns) * np.sqrt(SECONDS_PER_YEAR / bars.timeframe_s))
 
-    def train(self, parameters: Mapping[str, Any], fold: Fold, *, seed: int, note: str) -> PolicyArtifact:
+    def train(self, parameters: Mapping[str, Any], fold: Split, *, seed: int, note: str) -> PolicyArtifact:
         """What the judge calls for a replicate."""
+        assert isinstance(fold, Fold)  # nothing is cross-validated here
         fitted, spec = self._fit(parameters, fold, seed), self.dataset.spec
         return PolicyArtifact(
             kind="per_asset", width=1, spec=spec, scaler=self._moments[fold.train.stop].scaler,

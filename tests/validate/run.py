@@ -80,7 +80,7 @@ def settings(bars: Bars, seed: int) -> Config:
     return parse({
         "run": {"seed": seed}, "market": {"source": "simulated", "tickers": list(TICKERS), "timeframe_s": bars.timeframe_s},
         "data": {"n_folds": N_FOLDS, "holdout_share": 0.3, "judge_start_utc": judge_start},
-        "study": {"name": "gates"}, "promotion": {"seeds": 5, "ensemble_members": 1, "max_drawdown": 0.95},
+        "study": {"name": "gates"}, "promotion": {"seeds": 5, "ensemble_members": 1, "cross_validated": 0, "max_drawdown": 0.95},
     })  # fmt: skip
 
 
