@@ -24,6 +24,7 @@ from peers import FinRlStyleEnv
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
+from trainer import policy as networks
 from trainer.bench import Case, market, training_of, training_rate
 from trainer.space import Network, defaults
 from trainer.vector_env import Problem
@@ -190,9 +191,16 @@ def test_ppo_end_to_end_beside_stable_baselines3(problem: Problem, width: int) -
         print(f"  {name:<48}{median(found[name]):>10,.0f}")
 
 
-def test_the_plain_network_beside_its_own_matrix_products(problem: Problem) -> None:
+@pytest.mark.parametrize("native", [False, True], ids=["float32", "bfloat16"])
+def test_the_plain_network_beside_its_own_matrix_products(
+    problem: Problem, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native and not networks.multiplies_bf16("cpu"):
+        pytest.skip("this processor does not multiply bfloat16 by itself")
+    monkeypatch.setattr(networks, "multiplies_bf16", lambda _: native)
     t = training_rate(problem, Case(policy="mlp", width=WIDEST, rollout_bars=16), 128, SystemClock(), case_s=20.0)
     print(
-        f"\nmlp of width {WIDEST}: {t.samples_per_s:,.0f} samples/s, {t.limit_share:.0%} of what its own matrix products "
-        f"allow alone ({t.gemm_flop_per_s / 1e9:.0f} GFLOP/s, {t.flop_per_sample / 1e6:.1f} MFLOP a sample)"
+        f"\nmlp of width {WIDEST}, {'bfloat16' if native else 'float32'} products: {t.samples_per_s:,.0f} samples/s, "
+        f"{t.limit_share:.0%} of what its own matrix products allow alone ({t.gemm_flop_per_s / 1e9:.0f} GFLOP/s, "
+        f"{t.flop_per_sample / 1e6:.1f} MFLOP a sample)"
     )
