@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 def work(config: Config, arguments: argparse.Namespace) -> int:
     """Run trials until the study has its target, judging when that is due."""
     import optuna
-    import torch
 
     from trainer.dataset import load_dataset
+    from trainer.policy import prepare
     from trainer.worker import Worker
 
     state_dir, name = arguments.state_dir, arguments.name
@@ -43,7 +43,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        torch.set_num_threads(config.daemon.torch_threads)
+        prepare(config.daemon.torch_threads)
         reads = itertools.count()
         dataset = load_dataset(
             config, state_dir, clock, beat=lambda: progress.beat(done=next(reads), unit="reads", note="loading data")

@@ -60,7 +60,7 @@ class _Noting(TorchDispatchMode):
         """Numbers of our own in the same shape and order of memory, one array for every such factor."""
         key = (factor.shape, factor.stride(), factor.dtype, factor.device)
         if key not in self._like:
-            extent = 1 + sum((n - 1) * s for n, s in zip(factor.shape, factor.stride(), strict=True))
+            extent = 1 + sum(max(n - 1, 0) * s for n, s in zip(factor.shape, factor.stride(), strict=True))
             numbers = torch.randn(extent, device=factor.device).to(factor.dtype)
             self._like[key] = numbers.as_strided(factor.shape, factor.stride())
         return self._like[key]

@@ -97,6 +97,12 @@ def products_of(layer: nn.Linear | Joint) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=len(layer.bias) >= WIDE and multiplies_bf16(device))
 
 
+def prepare(threads: int) -> None:
+    """Set up torch in this process: its threads, and TF32 for the products of a card that has it."""
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")
+
+
 @cache
 def multiplies_bf16(device: str) -> bool:
     if device == "cuda":

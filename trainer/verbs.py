@@ -246,11 +246,10 @@ def import_study(config: Config, arguments: argparse.Namespace) -> int:  # noqa:
 
 def bench(config: Config, arguments: argparse.Namespace) -> int:
     """How fast this machine is with this configuration: environment, training, decisions; about a minute."""
-    import torch
-
     from trainer.bench import measure
+    from trainer.policy import prepare
 
-    torch.set_num_threads(config.daemon.torch_threads)
+    prepare(config.daemon.torch_threads)
     measured = measure(config, SystemClock(), say=lambda what: print(f"bench: {what}", file=sys.stderr, flush=True))
     print(json.dumps(measured.to_dict()) if arguments.json else measured.text())
     return 0

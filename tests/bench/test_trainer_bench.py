@@ -3,9 +3,10 @@
 Environment: ours with 1,024 accounts against FinRL's style of writing one (peers.py, held to ours here) and
 gym-anytrading, both with one account. gym-trading-env is not among them: version 0.3.5 wants a ccxt older than the one
 pinned. PPO: whole updates (rollout and passes) against stable-baselines3 on the FinRL-style environment, the faster
-one for a single account: 2,048 samples an update, 4 epochs, minibatch 1,024, policy and critic of two hidden tanh
-layers apart. Everything takes its turn in every round, on one torch thread; printed are medians and the median of the
-ratios within a round. (`make bench` installs the peers.)
+one for a single account: 16,384 samples an update, 4 epochs, minibatch 2,048. It trains its own network, policy and
+critic of two hidden tanh layers apart, and, but for the widest, our `per_asset` one. Everything takes its turn in every
+round, on one torch thread; printed are medians and the median of the ratios within a round. (`make bench` installs the
+peers.)
 """
 
 import time
@@ -28,7 +29,8 @@ from trainer.space import Network, defaults
 from trainer.vector_env import Problem
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
-ACCOUNTS, ROLLOUT, EPOCHS, MINIBATCH, PEER_ENVS = 1024, 2048, 4, 1024, 8
+ACCOUNTS, ROLLOUT, EPOCHS, MINIBATCH, PEER_ENVS = 1024, 16_384, 4, 2048, 8
+WIDEST = 1280
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,50 +131,68 @@ def anytrading_steps(problem: Problem) -> Callable[[], None]:
     return steps
 
 
-def sb3_update(problem: Problem, width: int, *, subprocesses: bool) -> tuple[Callable[[], object], Callable[[], None]]:
+def sb3_update(
+    problem: Problem, width: int, *, subprocesses: bool = False, our_network: bool = False
+) -> tuple[Callable[[], object], Callable[[], None]]:
     """(one rollout and its passes, what closes it) of stable-baselines3 at our sizes."""
     sb3 = pytest.importorskip("stable_baselines3", reason="the optional extra `compare` is not installed")
+    from sb3_policy import PerAssetInSb3
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
     make = [lambda: FinRlStyleEnv(problem)] * PEER_ENVS
     envs = SubprocVecEnv(make, start_method="fork") if subprocesses else DummyVecEnv(make)
+    own = {"net_arch": {"pi": [width, width], "vf": [width, width]}, "activation_fn": torch.nn.Tanh}
     model = sb3.PPO(
-        "MlpPolicy", envs, n_steps=ROLLOUT // PEER_ENVS, batch_size=MINIBATCH, n_epochs=EPOCHS, device="cpu", seed=1,
-        policy_kwargs={"net_arch": {"pi": [width, width], "vf": [width, width]}, "activation_fn": torch.nn.Tanh},
+        PerAssetInSb3 if our_network else "MlpPolicy", envs, n_steps=ROLLOUT // PEER_ENVS, batch_size=MINIBATCH,
+        n_epochs=EPOCHS, device="cpu", seed=1,
+        policy_kwargs={"layout": problem.layout, "width": width} if our_network else own,
     )  # fmt: skip
     return lambda: model.learn(ROLLOUT, reset_num_timesteps=False), envs.close
 
 
-def our_update(problem: Problem, policy: Network, width: int, *, per_group: int) -> Callable[[], object]:
+def our_update(
+    problem: Problem, policy: Network, width: int, *, accounts: int = 128, per_group: int = 8
+) -> Callable[[], object]:
     h = replace(
-        defaults(policy), width=width, rollout_bars=ROLLOUT // 128, epochs=EPOCHS, minibatch=MINIBATCH,
+        defaults(policy), width=width, rollout_bars=ROLLOUT // accounts, epochs=EPOCHS, minibatch=MINIBATCH,
         accounts_per_group=per_group, kl_target=float("inf"),
     )  # fmt: skip
-    return training_of(problem, h, 128).update
+    return training_of(problem, h, accounts).update
 
 
-@pytest.mark.parametrize("width", [64, 256, 1280])
+@pytest.mark.parametrize("width", [64, 256, WIDEST])
 def test_ppo_end_to_end_beside_stable_baselines3(problem: Problem, width: int) -> None:
-    dummy, close_dummy = sb3_update(problem, width, subprocesses=False)
-    subprocess, close_subprocess = sb3_update(problem, width, subprocesses=True)
-    works = {
-        "ours, mlp": our_update(problem, "mlp", width, per_group=8),
-        "ours, per_asset": our_update(problem, "per_asset", width, per_group=8),
-        "ours, per_asset, 64 accounts share their bars": our_update(problem, "per_asset", width, per_group=64),
-        "stable-baselines3, DummyVecEnv": dummy,
-        "stable-baselines3, SubprocVecEnv": subprocess,
+    peers = {
+        "stable-baselines3, DummyVecEnv": sb3_update(problem, width),
+        "stable-baselines3, SubprocVecEnv": sb3_update(problem, width, subprocesses=True),
     }
-    for work in works.values():
+    if width < WIDEST:  # there it would take minutes an update
+        peers["stable-baselines3, our per_asset network"] = sb3_update(problem, width, our_network=True)
+    ours = {
+        "per_asset, 512 accounts walk the same bars": our_update(
+            problem, "per_asset", width, accounts=512, per_group=512
+        ),
+        "per_asset, 64 of 512 walk the same bars": our_update(problem, "per_asset", width, accounts=512, per_group=64),
+        "per_asset, 8 of 128, as is the default": our_update(problem, "per_asset", width),
+        "mlp, 8 of 128": our_update(problem, "mlp", width),
+    }
+    works = {**ours, **{name: update for name, (update, _) in peers.items()}}
+    for work in ours.values():
         work()
-    found = rates({n: (w, ROLLOUT) for n, w in works.items()}, rounds=3 if width == 1280 else 7)
-    close_dummy()
-    close_subprocess()
-    report(f"PPO end to end, width {width}", found, unit="samples/s")
+    found = rates({n: (w, ROLLOUT) for n, w in works.items()}, rounds=2 if width == WIDEST else 5)
+    for _, close in peers.values():
+        close()
+    print(f"\nPPO end to end, width {width}, samples/s (times each peer)")
+    for name in ours:
+        times = [median(a / b for a, b in zip(found[name], found[p], strict=True)) for p in peers]
+        print(f"  {name:<48}{median(found[name]):>10,.0f}   " + "".join(f"{t:>9.1f}" for t in times))
+    for name in peers:
+        print(f"  {name:<48}{median(found[name]):>10,.0f}")
 
 
 def test_the_plain_network_beside_its_own_matrix_products(problem: Problem) -> None:
-    t = training_rate(problem, Case(policy="mlp", width=1280, rollout_bars=16), 128, SystemClock(), case_s=20.0)
+    t = training_rate(problem, Case(policy="mlp", width=WIDEST, rollout_bars=16), 128, SystemClock(), case_s=20.0)
     print(
-        f"\nmlp of width 1280: {t.samples_per_s:,.0f} samples/s, {t.limit_share:.0%} of what its own matrix products "
+        f"\nmlp of width {WIDEST}: {t.samples_per_s:,.0f} samples/s, {t.limit_share:.0%} of what its own matrix products "
         f"allow alone ({t.gemm_flop_per_s / 1e9:.0f} GFLOP/s, {t.flop_per_sample / 1e6:.1f} MFLOP a sample)"
     )
