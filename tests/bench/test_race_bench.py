@@ -149,7 +149,7 @@ def _one_torch_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def ratios() -> dict[int, float]:
-    """Seed → their time over ours, as far as it was run."""
+    """Seed → their time over ours, as far as it was run; 0 where ours never had the bar."""
     return {}
 
 
@@ -168,7 +168,10 @@ def test_time_to_half_of_the_oracles_score(seed: int, ratios: dict[int, float]) 
         return sharpe_per_year(judged.returns - baseline)
 
     first = run(ours, market, Race(score, bar), seed)
-    assert first.reached, f"ours never had the bar of {bar:.2f}: {first.text()}"
+    if not first.reached:
+        ratios[seed] = 0.0  # lost, however long they take
+        print(f"\nseed {seed}, bar {bar:.2f}\n  ours                {first.text()}")
+        return
     second = run(theirs, market, Race(score, bar, cap_s=CAP * first.reached.seconds), seed)
     ratios[seed] = second.reached.seconds / first.reached.seconds if second.reached else math.inf
     print(f"\nseed {seed}, bar {bar:.2f}\n  ours                {first.text()}\n  stable-baselines3   {second.text()}")
@@ -178,6 +181,7 @@ def test_the_median_of_the_seeds(ratios: dict[int, float]) -> None:
     middle = median(ratios.values())
     said = f"{middle:.1f}" if math.isfinite(middle) else f"more than {CAP:.0f}"
     print(f"\nseeds {sorted(ratios)}: ours is {said} times sooner (median)")
+    assert middle >= CAP
 
 
 def test_what_is_judged_of_theirs_is_their_deterministic_action() -> None:
