@@ -41,7 +41,7 @@ class Dataset:
             end_s=epoch_s(data.end_utc) if data.end_utc else None,
             holdout_share=data.holdout_share,
             gap_bars=max(data.embargo_bars, spec.lookback_bars + 1),
-            warmup_bars=spec.warmup_bars,
+            warmup_bars=spec.warmup_bars + spec.stack_bars - 1,
         )
         self.folds: tuple[Fold, ...] = walk_forward(
             self.roles, n_folds=data.n_folds, gap_bars=max(data.embargo_bars, spec.lookback_bars + 1)

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer import ppo
 from trainer.dataset import load_dataset
 from trainer.evaluate import run_policy
 from trainer.ledger import TrialLedger
+from trainer.parity import parity
 from trainer.score import excess_t
 from trainer.worker import Worker
 
@@ -108,6 +110,19 @@ def test_a_trial_whose_training_diverges_or_whose_fold_raises_fails_by_name_and_
     assert (second["state"], second["failure"], second.get("score")) == ("FAIL", "error", None)
     assert third["state"] == "COMPLETE" and np.isfinite(third["score"])
     assert TrialLedger(tmp_path / "ledger.jsonl").count() == 3  # failed ones count too
+
+
+def test_a_study_of_stacked_rows_trains_from_its_first_whole_stack_and_its_decisions_are_those_of_the_live_stream(
+    tmp_path: Path,
+) -> None:
+    usual = settings(target_trials=1, train_steps=500)
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        working = worker(tmp_path, replace(usual, features=replace(usual.features, stack_bars=3)))
+        assert working.run()
+    (record,) = records(tmp_path)
+    assert (record["state"], record["failure"]) == ("COMPLETE", None)
+    saved = PolicyArtifact.load(tmp_path / "artifacts" / record["artifact"])
+    assert saved.spec.stack_bars == 3 and parity(saved, working.dataset, working.arena).passed
 
 
 def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
