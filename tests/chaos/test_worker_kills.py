@@ -90,7 +90,10 @@ def assert_whole(state_dir: Path, config: Config) -> None:
         r["screening"]["passed"] == (r["state"] != "PRUNED") for r in told if r["state"] in ("COMPLETE", "PRUNED")
     )
     crossed = list((state_dir / "trials").rglob("crossed/*.npz"))
-    assert len(crossed) == 15 and all(len(unpacked(p, 1.0)) == 2 for p in crossed)  # one trial, each split once
+    completed = any(r["state"] == "COMPLETE" for r in told)
+    assert len(crossed) == (15 if completed else 0) and all(
+        len(unpacked(p, 1.0)) == 2 for p in crossed
+    )  # the best one's
     assert read_json(state_dir / "trials" / "s" / "judged.json")["finished"] == config.study.target_trials
     assert read_json(state_dir / "champion.json")["holds"] in {p.name for p in (state_dir / "artifacts").iterdir()}
 
@@ -187,7 +190,7 @@ def test_a_death_at_each_stage_of_a_trial_and_of_its_judgement_loses_and_doubles
 @pytest.mark.parametrize("seed", range(4))
 def test_deaths_at_any_step_and_any_instant_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
     """At least 50 deaths in each of four studies: 200."""
-    config = settings(target=20, judged_every=10, seeds=1)
+    config = settings(target=28, judged_every=10, seeds=1)  # the kills use up some twenty
     survived(tmp_path / "state", config, kills=48, seed=seed, machine_deaths=2)
     assert_whole(tmp_path / "state", config)
     compared = assert_scored_as_if_undisturbed(tmp_path / "state", config, tmp_path / "calm", most=4)
@@ -195,4 +198,4 @@ def test_deaths_at_any_step_and_any_instant_lose_and_double_nothing(tmp_path: Pa
     states = Counter(f"{r['state']} {r.get('failure')}" for r in told)
     print(f"{stages.total()} deaths, {compared} trials compared with undisturbed ones; {dict(states)}")
     print("\n".join(f"  {n:>3} {stage}" for stage, n in stages.most_common()))
-    assert stages.total() >= 50
+    assert stages.total() >= 50 and compared > 0
