@@ -43,7 +43,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        prepare(config.daemon.torch_threads)
+        prepare(config.daemon.torch_threads, config.study.device)
         reads = itertools.count()
         dataset = load_dataset(
             config, state_dir, clock, beat=lambda: progress.beat(done=next(reads), unit="reads", note="loading data")

@@ -12,6 +12,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
@@ -23,6 +24,7 @@ from trainer.limit import products_of
 from trainer.memory import resident_bytes
 from trainer.policy import Agent
 from trainer.ppo import Training
+from trainer.replay import DIRECT, Replay
 from trainer.space import Hyperparameters, Network, defaults
 from trainer.vector_env import Problem
 
@@ -31,6 +33,7 @@ ACCOUNTS = (128, 1024)
 CASE_S = 3.0  # time a measurement may take beyond its least number of repeats
 LEAST_REPEATS = 3
 STEPS_AT_ONCE = 50
+RECORDED_AFTER = 2  # rounds on a card
 FIRST_CLOSE_S = 1_600_002_000
 
 
@@ -71,6 +74,7 @@ class Measured:
     trials_per_hour: all workers together, as many as have cores of their own, without pruning and judging.
     """
 
+    device: str
     torch_threads: int
     cores: int
     load_1m: float
@@ -86,7 +90,10 @@ class Measured:
         return asdict(self)
 
     def text(self) -> str:
-        lines = [f"{self.cores} cores, {self.torch_threads} torch threads, load {self.load_1m:.1f}", "environment"]
+        lines = [
+            f"{self.cores} cores, {self.torch_threads} torch threads, load {self.load_1m:.1f}, on {self.device}",
+            "environment",
+        ]
         lines += [f"  {n:>6} accounts{rate:>14,.0f} steps/s" for n, rate in self.env_steps_per_s.items()]
         lines.append("training, rollout and updates")
         lines += [
@@ -122,7 +129,7 @@ def measure(
     at_once = min(config.study.workers, max(1, cores // config.daemon.torch_threads))
     steps_per_trial = config.data.n_folds * config.study.seeds * config.study.train_steps * usual.train_share
     return Measured(
-        torch_threads=torch.get_num_threads(), cores=cores, load_1m=os.getloadavg()[0],
+        device=config.study.device, torch_threads=torch.get_num_threads(), cores=cores, load_1m=os.getloadavg()[0],
         tickers=problem.layout.n_assets, bars=problem.market.n_bars, env_steps_per_s=steps, trained=tuple(trained),
         inference_us=1e6 * decision_s(problem, usual, clock), resident_bytes=held,
         trials_per_hour=3600.0 * at_once * trained[0].samples_per_s / steps_per_trial,
@@ -134,10 +141,11 @@ def market(config: Config, bars: int) -> Problem:
     simulated = simulate(
         world="null", seed=1, tickers=tickers, timeframe_s=config.market.timeframe_s, start_s=FIRST_CLOSE_S, bars=bars
     )
-    return Problem.of(
+    problem = Problem.of(
         simulated, feature_spec(config), costs=costs(config), limits=limits(config),
         rules=VenueRules.uniform("bench", tickers),
     )  # fmt: skip
+    return replace(problem, market=problem.market.to(config.study.device))
 
 
 def environment_rate(problem: Problem, accounts: int, clock: Clock, *, case_s: float) -> float:
@@ -145,14 +153,21 @@ def environment_rate(problem: Problem, accounts: int, clock: Clock, *, case_s: f
     per_group, device = Hyperparameters().accounts_per_group, problem.market.market.device
     env = problem.batched(groups=accounts // per_group, accounts_per_group=per_group, seed=1)
     raw = torch.randn(env.groups, per_group, problem.layout.action_size, generator=torch.Generator().manual_seed(1))
-    raw = raw.to(device)
+    raw, replay = raw.to(device), Replay(device, env.generators)
 
-    def play() -> None:
+    def bars(_: object) -> dict[str, Tensor]:
+        results = []
         for _ in range(STEPS_AT_ONCE):
             env.observe()
-            env.step(raw)
+            results.append(env.step(raw))
+        env.put_back()
+        return {"reward": results[-1].reward}
 
-    play()
+    def play() -> None:
+        replay("bars", bars, {})
+
+    for _ in range(RECORDED_AFTER):
+        play()
     (took_s,) = _medians_s((play,), clock, device, case_s=case_s)
     return STEPS_AT_ONCE * accounts / took_s
 
@@ -165,9 +180,19 @@ def training_rate(problem: Problem, case: Case, accounts: int, clock: Clock, *, 
     )  # fmt: skip
     training = training_of(problem, h, accounts)
     device = problem.market.market.device
+    recording, training.replay = training.replay, DIRECT
     products = products_of(training.update)
-    products.run()
-    update_s, products_s = _medians_s((training.update, products.run), clock, device, case_s=2 * case_s)
+    training.replay = recording
+    for _ in range(RECORDED_AFTER if device.type == "cuda" else 0):
+        training.update()
+    alone = Replay(device, ())  # a limit of products that wait for their launches would be none
+
+    def multiply() -> None:
+        alone("products", lambda _: products.run(), {})
+
+    for _ in range(RECORDED_AFTER):
+        multiply()
+    update_s, products_s = _medians_s((training.update, multiply), clock, device, case_s=2 * case_s)
     return Trained(
         policy=case.policy, width=case.width, samples_per_s=training.samples / update_s,
         flop_per_sample=products.flop / training.samples, gemm_flop_per_s=products.flop / products_s,

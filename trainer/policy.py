@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.actor import account_width
+from features.errors import ConfigurationError
 from features.observation import ACCOUNT_FIELDS, Layout
 from trainer.heads import DirichletHead, GaussianHead
 from trainer.space import Hyperparameters
@@ -97,8 +98,16 @@ def products_of(layer: nn.Linear | Joint) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=len(layer.bias) >= WIDE and multiplies_bf16(device))
 
 
-def prepare(threads: int) -> None:
-    """Set up torch in this process: its threads, and TF32 for the products of a card that has it."""
+def prepare(threads: int, device: str) -> None:
+    """Set up torch in this process: its threads, and TF32 for the products of a card that has it.
+
+    ConfigurationError when `device` is a card and torch finds none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"study.device is cuda, but torch {torch.__version__} finds no card",
+            hint="install the build of torch for your driver, let the unit see the card (docs/operations.md), or cpu",
+        )
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
 

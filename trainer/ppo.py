@@ -10,6 +10,7 @@ noise is in `heads`.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from features.allocation import Limits
 from features.errors import CappuccinoError
 from trainer.checkpoint import pack, require_same, unpack
 from trainer.policy import Agent
+from trainer.replay import Replay
 from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, cells_of, collect
 from trainer.space import Hyperparameters, Network
 from trainer.vector_env import Problem
@@ -123,7 +125,12 @@ class Training:
         device = next(agent.parameters()).device
         self.env, self.agent, self.h, self.seed = env, agent, h, seed
         self.generator = torch.Generator(device=device).manual_seed(stream_seed(seed, 2))
-        self.optimiser = torch.optim.Adam(agent.parameters(), lr=h.learning_rate, eps=h.adam_epsilon, fused=True)
+        self.replay = Replay(device, (self.generator, *env.generators))
+        on_card = device.type == "cuda"  # there a recorded step reads the rate where it is in memory
+        self.optimiser = torch.optim.Adam(
+            agent.parameters(), lr=torch.tensor(h.learning_rate, device=device) if on_card else h.learning_rate,
+            eps=h.adam_epsilon, fused=True, capturable=on_card,
+        )  # fmt: skip
         self.rewards, self.values = RewardScale(), ValueScale()
         self.samples = h.rollout_bars * env.n_accounts
         self.updates, self.done = max(1, math.ceil(steps / self.samples)), 0
@@ -142,11 +149,11 @@ class Training:
         share = self.done / self.updates
         rate = self.h.learning_rate * schedule(self.h.lr_schedule, share, final=self.h.lr_final)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         self.env.fee_share = min(1.0, share / self.h.fee_ramp) if self.h.fee_ramp > 0 else 1.0
-        rollout = collect(self.env, self.agent, self.h, self.rewards, self.values, self.generator)
+        rollout = collect(self.env, self.agent, self.h, self.rewards, self.values, self.generator, self.replay)
         self.values.follow(rollout.target, self.agent.critic.value_out)
-        passes = improve(self.agent, self.optimiser, rollout, self.h, self.values, self.generator)
+        passes = improve(self.agent, self.optimiser, rollout, self.h, self.values, self.generator, self.replay)
         self.done += 1
         return {
             "steps": self.done * self.samples, "learning_rate": rate, "fee_share": self.env.fee_share, **rollout.facts,
@@ -193,7 +200,7 @@ class Training:
         """What must agree for a continued training to be the same training."""
         return {
             "hyperparameters": self.h.to_dict(), "seed": self.seed, "updates": self.updates, "samples": self.samples,
-            "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "torch": torch.__version__, "threads": torch.get_num_threads(), "device": self.generator.device.type,
         }  # fmt: skip
 
 
@@ -244,7 +251,7 @@ def ppo_loss(
 
 def improve(
     agent: Agent, optimiser: torch.optim.Optimizer, rollout: Rollout, h: Hyperparameters, values: ValueScale,
-    generator: torch.Generator,
+    generator: torch.Generator, replay: Replay,
 ) -> dict[str, Any]:  # fmt: skip
     """Passes over the rollout until the epochs or the KL budget are used up; facts named as in `UpdateStats`.
 
@@ -254,15 +261,16 @@ def improve(
     flat = {n: getattr(rollout, n).flatten(0, 1) for n in names}
     flat |= {n: values.normalised(getattr(rollout, n)).flatten(0, 1) for n in ("value", "target")}
     n_cells, per_cell = flat["log_prob"].shape
+    step = partial(descend, agent, optimiser, h)
     norms: list[Tensor] = []
     losses: list[Tensor] = []  # of the last pass
     epochs, kl = 0, 0.0
     for _ in range(h.epochs):
         order, losses = torch.randperm(n_cells, generator=generator, device=flat["market"].device), []
         for cells in torch.split(order, cells_of(h, per_cell)):
-            norm, seen = descend(agent, optimiser, {n: tensor[cells] for n, tensor in flat.items()}, h)
-            norms.append(norm)
-            losses.append(seen)
+            done = replay("descend", step, {n: tensor[cells] for n, tensor in flat.items()})
+            norms.append(done["norm"])
+            losses.append(done["losses"])
         epochs += 1
         if not torch.isfinite(torch.stack(norms)).all():  # once a pass: a look at a card's memory waits for the card
             raise TrainingDiverged("the gradient is not finite", hint="lower learning_rate or max_grad_norm")
@@ -279,12 +287,12 @@ def improve(
 
 
 def descend(
-    agent: Agent, optimiser: torch.optim.Optimizer, part: Mapping[str, Tensor], h: Hyperparameters
-) -> tuple[Tensor, Tensor]:
+    agent: Agent, optimiser: torch.optim.Optimizer, h: Hyperparameters, part: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """One step on one minibatch of (cells, ...) as `improve` names them.
 
-    The gradient's norm before the clip, and (5,) KL, largest ratio deviation, value loss, largest move of a value and
-    entropy; nothing of it is looked at here.
+    norm: the gradient's, before the clip; losses: (5,) KL, largest ratio deviation, value loss, largest move of a value
+    and entropy. Nothing of it is looked at here.
     """
     mean = agent.policy(part["market"], part["account"])
     value, entropy = agent.critic(part["market"], part["account"]), agent.head.entropy(mean)
@@ -297,4 +305,4 @@ def descend(
     norm = nn.utils.clip_grad_norm_(agent.parameters(), h.max_grad_norm)
     optimiser.step()
     moved = (value - part["value"]).abs().max()
-    return norm, torch.stack([loss.kl, loss.ratio_deviation, loss.value, moved, entropy]).detach()
+    return {"norm": norm, "losses": torch.stack([loss.kl, loss.ratio_deviation, loss.value, moved, entropy]).detach()}

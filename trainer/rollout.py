@@ -6,18 +6,20 @@ Mao et al. 2019 (baselines that look at an input no action changes).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.policy import Agent
+from trainer.replay import Replay
 from trainer.space import Hyperparameters
 from trainer.vector_env import Observed, StepResult
 
 HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
 SHAPING_UNIT = 1e-2  # of the penalties' coefficients: reward per bar and unit of what is penalised
+STEP_NUMBERS = tuple(f.name for f in fields(StepResult) if f.name != "final")
 VALUE_MEMORY = 0.9  # per rollout; old returns are forgotten as the policy that earned them is
 
 
@@ -29,6 +31,9 @@ class Environment(Protocol):
     @property
     def n_accounts(self) -> int: ...
 
+    @property
+    def generators(self) -> tuple[torch.Generator, ...]: ...
+
     def observe(self) -> Observed: ...
 
     def step(self, raw: Tensor) -> StepResult: ...
@@ -36,6 +41,8 @@ class Environment(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
     def restore(self, state: dict[str, Tensor]) -> None: ...
+
+    def put_back(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +107,49 @@ class ValueScale:
 @torch.inference_mode()
 def collect(
     env: Environment, agent: Agent, h: Hyperparameters, rewards: RewardScale, values: ValueScale,
-    generator: torch.Generator,
+    generator: torch.Generator, replay: Replay,
 ) -> Rollout:  # fmt: skip
     """Play `h.rollout_bars` bars with the current policy."""
+    played = replay("play", lambda _: play(env, agent, h, generator), {})
+    value, terminated, reward = values.values(played["value"]), played["terminated"], played["reward"]
+    ended = terminated | played["truncated"]
+    shaped = shape(
+        reward, h,
+        **{n: played[n] for n in ("turnover", "deepened", "concentration", "log_return", "elapsed")},
+    )  # fmt: skip
+    before, following = value[:-1], value[1:].clone()
+    over = ended.nonzero(as_tuple=True)  # what follows there is another account's first state
+    following[over] = values.values(_critic_of_finals(agent, played["final_market"], played["final_account"], over))
+    advantage = replay("gae", lambda x: {"advantage": gae(**x, gamma=h.gamma, lam=h.gae_lambda)}, {
+        "reward": rewards.divide(shaped).float(), "value": before, "next_value": following, "terminated": terminated,
+        "ended": ended,
+    })["advantage"]  # fmt: skip
+    target, raw_deviation = advantage + before, float(advantage.std())
+    if "luck" in played:
+        advantage = without_luck(advantage, played["luck"])
+    facts = {
+        "mean_reward_bps": 1e4 * float(reward.mean()),
+        "shaping_bps": 1e4 * float((reward - shaped).mean()),
+        "shaping_size_bps": 1e4 * float((reward - shaped).abs().mean()),
+        "groups": before.shape[1],
+        "advantage_deviation": raw_deviation,
+        "target_deviation": float(target.std()),
+        "episodes": float(ended.sum()),
+        **{n: float(played[n].mean()) for n in ("turnover", "drawdown", "cash_share", "concentration")},
+        "volatility_bps": 1e4 * float(played["log_return"].square().mean().sqrt()),
+    }
+    return Rollout(
+        **{n: played[n] for n in ("market", "account", "action", "log_prob")}, value=before, advantage=advantage,
+        target=target, facts=facts,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def play(env: Environment, agent: Agent, h: Hyperparameters, generator: torch.Generator) -> dict[str, Tensor]:
+    """What was seen and done, and what came of it, by the names of `Rollout` and of `StepResult`; each (T, G, ...).
+
+    value: normalised, and one more, of the state after the last bar. luck: of groups with several accounts.
+    """
     seen, means, actions, steps = [], [], [], []
     for _ in range(h.rollout_bars):
         observed = env.observe()
@@ -112,49 +159,20 @@ def collect(
         seen.append(observed)
         means.append(mean)
         actions.append(action)
-    value = values.values(_critic_of([*seen, env.observe()], agent, cells=cells_of(h, seen[0].account.shape[1])))
-
-    def stacked(name: str) -> Tensor:
-        return torch.stack([getattr(s, name) for s in steps])
-
-    terminated, account = stacked("terminated"), torch.stack([o.account for o in seen])
-    ended = terminated | stacked("truncated")
-    reward = stacked("reward")
-    shaped = shape(
-        reward, h, turnover=stacked("turnover"), deepened=stacked("deepened"), concentration=stacked("concentration"),
-        log_return=stacked("log_return"), elapsed=stacked("elapsed"),
-    )  # fmt: skip
-    before, following = value[:-1], value[1:].clone()
-    over = ended.nonzero(as_tuple=True)  # what follows there is another account's first state
-    following[over] = values.values(_critic_of_finals(agent, [s.final for s in steps], over))
-    advantage = gae(
-        reward=rewards.divide(shaped).float(), value=before, next_value=following, terminated=terminated, ended=ended,
-        gamma=h.gamma, lam=h.gae_lambda,
-    )  # fmt: skip
-    target, raw_deviation = advantage + before, float(advantage.std())
-    if account.shape[2] > 1:
-        lucky = luck(
-            weights=account, market_return=stacked("market_return").float(), ended=ended,
-            discount=h.gamma * h.gae_lambda,
+    value = _critic_of([*seen, env.observe()], agent, cells=cells_of(h, seen[0].account.shape[1]))
+    env.put_back()
+    played = {n: torch.stack([getattr(s, n) for s in steps]) for n in STEP_NUMBERS}
+    played |= {"value": value, "action": torch.stack(actions)}
+    for n in ("market", "account"):
+        played[n] = torch.stack([getattr(o, n) for o in seen])
+        played[f"final_{n}"] = torch.stack([getattr(s.final, n) for s in steps])
+    played["log_prob"] = agent.head.log_prob(played["action"], torch.stack(means))
+    if played["account"].shape[2] > 1:
+        played["luck"] = luck(
+            weights=played["account"], market_return=played.pop("market_return").float(),
+            ended=played["terminated"] | played["truncated"], discount=h.gamma * h.gae_lambda,
         )  # fmt: skip
-        advantage = without_luck(advantage, lucky)
-    facts = {
-        "mean_reward_bps": 1e4 * float(reward.mean()),
-        "shaping_bps": 1e4 * float((reward - shaped).mean()),
-        "shaping_size_bps": 1e4 * float((reward - shaped).abs().mean()),
-        "groups": account.shape[1],
-        "advantage_deviation": raw_deviation,
-        "target_deviation": float(target.std()),
-        "episodes": float(ended.sum()),
-        **{n: float(stacked(n).mean()) for n in ("turnover", "drawdown", "cash_share", "concentration")},
-        "volatility_bps": 1e4 * float(stacked("log_return").square().mean().sqrt()),
-    }
-    action = torch.stack(actions)
-    return Rollout(
-        market=torch.stack([o.market for o in seen]), account=account, action=action,
-        log_prob=agent.head.log_prob(action, torch.stack(means)), value=before, advantage=advantage, target=target,
-        facts=facts,
-    )  # fmt: skip
+    return played
 
 
 def cells_of(h: Hyperparameters, per_group: int) -> int:
@@ -169,12 +187,10 @@ def _critic_of(seen: Sequence[Observed], agent: Agent, *, cells: int) -> Tensor:
     return torch.cat([agent.critic(m, a) for m, a in parts]).reshape(account.shape[:3])
 
 
-def _critic_of_finals(agent: Agent, finals: Sequence[Observed], where: tuple[Tensor, ...]) -> Tensor:
+def _critic_of_finals(agent: Agent, market: Tensor, account: Tensor, where: tuple[Tensor, ...]) -> Tensor:
     """Normalised values (E,) of E last states of episodes; where: their bars, groups and accounts."""
     bar, group, member = where
-    market = torch.stack([f.market for f in finals])[bar, group]
-    account = torch.stack([f.account for f in finals])[bar, group, member]
-    value: Tensor = agent.critic(market, account[:, None])[:, 0]
+    value: Tensor = agent.critic(market[bar, group], account[bar, group, member][:, None])[:, 0]
     return value
 
 

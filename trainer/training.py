@@ -113,7 +113,7 @@ class Trainer:
                 raise Stopped
 
         problem = Problem(
-            market=market, ranges=ranges, layout=Layout.of(dataset.spec), limits=where.limits,
+            market=market.to(self._config.study.device), ranges=ranges, layout=Layout.of(dataset.spec), limits=where.limits,
             costs=where.costs, lot=lot, min_notional=min_notional, stack_bars=dataset.spec.stack_bars,
             initial_cash=where.initial_cash,
         )  # fmt: skip

@@ -191,7 +191,9 @@ class BatchedPortfolioEnv:
         self._flat = account_columns(
             worth(cash=one, quantity=none, price=none, peak=one), bars_since_trade=torch.zeros((), **zeros)
         )
-        self.fee_share = 1.0  # of each account's fee that is charged; the trainer raises it from 0
+        self._fee_share = torch.ones((), **zeros)
+        self._on_card = device.type == "cuda"
+        self._places = {n: getattr(self, n) for n in STATE}
         self._now: _Now | None = None  # of the state as it is; None once that has moved on
         self.restart()
 
@@ -199,12 +201,25 @@ class BatchedPortfolioEnv:
     def n_accounts(self) -> int:
         return self.groups * self.per_group
 
+    @property
+    def generators(self) -> tuple[torch.Generator, ...]:
+        return (self.generator,)
+
+    @property
+    def fee_share(self) -> float:
+        """Of each account's fee, what is charged; the trainer raises it from 0."""
+        return float(self._fee_share)
+
+    @fee_share.setter
+    def fee_share(self, share: float) -> None:
+        self._fee_share.fill_(share)
+
     def restart(self) -> None:
         """New windows and fresh accounts everywhere."""
         everyone = torch.ones((self.groups, self.per_group), dtype=torch.bool, device=self.cash.device)
         self._move(everyone[:, 0])
         self._open(everyone)
-        self._now = None
+        self.put_back()
 
     def state(self) -> dict[str, Tensor]:
         """Everything the future depends on; `restore` of it continues the same history bit for bit."""
@@ -212,8 +227,15 @@ class BatchedPortfolioEnv:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name in STATE:
-            setattr(self, name, state[name].to(self.cash.device).clone())
+            setattr(self, name, state[name].to(self.cash.device))
         self.generator.set_state(state["generator"])
+        self.put_back()
+
+    @torch.inference_mode()
+    def put_back(self) -> None:
+        """The state as it is, where it was in memory at first: a recorded rollout begins there."""
+        for name, place in self._places.items():
+            setattr(self, name, place.copy_(getattr(self, name)))
         self._now = None
 
     @torch.inference_mode()
@@ -235,7 +257,7 @@ class BatchedPortfolioEnv:
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=bars[..., n : 2 * n],
             volume=bars[..., 2 * n : 3 * n], tradable=bars[..., 3 * n : 4 * n] > 0, lot=self._lot,
-            fee=self.fee * self.fee_share, price_impact=self.impact,
+            fee=self.fee * self._fee_share, price_impact=self.impact,
             fee_in_received=self.costs.fee_in == "received", max_volume_share=self.costs.max_volume_share,
         )  # fmt: skip
         self.cash, self.quantity = settle(self.cash, self.quantity, filled)
@@ -254,11 +276,11 @@ class BatchedPortfolioEnv:
             elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
             terminated=terminated, truncated=truncated & ~terminated, final=self._now.observed,
         )  # fmt: skip
-        if bool(ended.any()):
+        if self._on_card or bool(ended.any()):  # a look at a card's memory waits for it; there masks alone decide
             over = (self.bar >= self.until) | ended.all(dim=1)
             self._move(over)
             self._open(ended | over[:, None])
-            self._now = None if bool(over.any()) else self._reopened(self._now, ended)
+            self._now = None if self._on_card or bool(over.any()) else self._reopened(self._now, ended)
         return result
 
     def _look(self) -> _Now:

@@ -253,7 +253,7 @@ def bench(config: Config, arguments: argparse.Namespace) -> int:
     from trainer.bench import measure
     from trainer.policy import prepare
 
-    prepare(config.daemon.torch_threads)
+    prepare(config.daemon.torch_threads, config.study.device)
     measured = measure(config, SystemClock(), say=lambda what: print(f"bench: {what}", file=sys.stderr, flush=True))
     print(json.dumps(measured.to_dict()) if arguments.json else measured.text())
     return 0

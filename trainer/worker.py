@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from structlog.typing import FilteringBoundLogger
@@ -111,7 +110,7 @@ class Worker:
         """Work until the study is complete (True), or a stop is asked for or a new process is needed (False)."""
         try:
             while not self.should_stop() and not self.should_finish() and not self.recycle:
-                if reason := hold_reason(self.state_dir, worker=self._index, on_gpu=torch.cuda.is_available()):
+                if reason := hold_reason(self.state_dir, worker=self._index, on_gpu=self.config.study.device == "cuda"):
                     self.trainer.beat(f"waiting: {reason}")
                     self.clock.sleep(ROOM_POLL_S)
                     continue

@@ -89,6 +89,7 @@ class StudyConfig:
     target_trials: int = 200
     seeds: int = 1
     workers: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
     accounts: int = 128
     train_steps: int = 500_000
     screen_share: float = 0.0

@@ -39,10 +39,10 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     except ConfigurationError as error:
         remedy = error.hint or "compare with the shipped config.toml"
         yield Finding(check="configuration", level="fail", text=error.args[0], remedy=remedy)
-        yield from machine()
+        yield from machine("cpu")
         return
     yield ok("configuration", f"valid; state in {state_dir}")
-    yield from machine()
+    yield from machine(config.study.device)
     yield from service(config, state_dir)
     if arguments.offline:
         return

@@ -165,14 +165,20 @@ def locks(*, supervisor_runs: bool, socket_exists: bool, answers: bool) -> Findi
     )
 
 
-def gpu(names: Sequence[str], *, driver_files: Sequence[str]) -> Finding:
-    """driver_files: device files of cards that the system knows of."""
+def gpu(names: Sequence[str], *, driver_files: Sequence[str], device: str) -> Finding:
+    """driver_files: device files of cards that the system knows of; device: study.device."""
     if not names and driver_files:
         return Finding(
             check="gpu", level="warn", text=f"{', '.join(driver_files)} exist, but no card answers",
             remedy="check the driver (nvidia-smi, rocm-smi); in a unit: PrivateDevices=no and DeviceAllow=",
         )  # fmt: skip
-    return ok("gpu", ", ".join(names) if names else "none: training runs on the processor")
+    if not names and device == "cuda":
+        return Finding(
+            check="gpu", level="fail", text="study.device is cuda and there is no card",
+            remedy='study.device = "cpu", or a driver for the card (docs/operations.md)',
+        )  # fmt: skip
+    where = "on the card" if device == "cuda" else "on the processor (study.device)"
+    return ok("gpu", f"{', '.join(names) or 'none'}; training runs {where}")
 
 
 def talib(c_library: tuple[int, int]) -> Finding:

@@ -28,15 +28,16 @@ class _Timex(ctypes.Structure):
     )  # fmt: skip
 
 
-def machine() -> Iterator[Finding]:
+def machine(device: str) -> Iterator[Finding]:
+    """device: study.device, where training is to run."""
     yield kernel_clock()
     yield judge.sqlite_version(sqlite3.sqlite_version_info)
     yield packages()
     yield talib()
     yield judge.gpu(
         [f"{g.name}, {g.memory_total_bytes / 2**30:.0f} GiB" for g in read_gpus()],
-        driver_files=[f"/{name}" for name in _CARDS if Path("/", name).exists()],
-    )
+        driver_files=[f"/{name}" for name in _CARDS if Path("/", name).exists()], device=device,
+    )  # fmt: skip
     yield from units()
 
 

@@ -10,8 +10,9 @@ without a card. Every section prints as it ends; one that fails prints its error
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -22,15 +23,15 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
 from trainer.bench import Case, environment_rate, market, training_of, training_rate
-from trainer.policy import Agent
+from trainer.policy import Agent, prepare
 from trainer.ppo import descend, ppo_loss
+from trainer.replay import DIRECT, Replay
 from trainer.rollout import collect
 from trainer.space import Hyperparameters, Network, defaults
-from trainer.vector_env import STATE, Problem
+from trainer.vector_env import Problem
 
 CLOCK = SystemClock()
 NETWORKS: tuple[tuple[Network, int], ...] = tuple((n, w) for n in ("mlp", "per_asset") for w in (64, 256, 1280))
-PRECISIONS = {"float32": "highest", "tf32": "high"}
 
 
 class Bench:
@@ -55,6 +56,17 @@ class Bench:
             took.append(CLOCK.monotonic_s() - began_s)
         return median(took)
 
+    def recorded(self, work: Callable[[], dict[str, Tensor]]) -> Callable[[], object]:
+        """`work` as a recording that has been played once."""
+        replay = Replay(torch.device(self.device), ())
+
+        def play() -> object:
+            return replay("work", lambda _: work(), {})
+
+        play()
+        play()
+        return play
+
     def products(self) -> None:
         """The card's own limit: square products, and those of a minibatch of 16,384 at width 1280."""
         n = 1024 if self.quick else 8192
@@ -70,121 +82,91 @@ class Bench:
                     f"products {name:<8}{rows:>7} × {width} × {width}{2e-12 * rows * width**2 / took_s:>9.1f} TFLOP/s"
                 )
 
-    def same_arithmetic(self) -> None:
-        """A hundred bars of the same accounts and raw outputs on both devices."""
-        here = self.on_cpu.batched(groups=16, accounts_per_group=8, seed=1)
-        there = self.problem.batched(groups=16, accounts_per_group=8, seed=1)
-        state = here.state()
-        there.restore({n: state[n] for n in STATE} | {"generator": there.generator.get_state()})
-        worst = 0.0
-        for k in range(100):
-            raw = 3.0 * torch.randn(
-                (16, 8, self.problem.layout.action_size), generator=torch.Generator().manual_seed(k)
-            )
-            one, other = here.step(raw), there.step(raw.to(self.device))
-            assert not bool(one.terminated.any() | one.truncated.any())
-            assert bool((there.cash >= 0).all() & (there.quantity >= 0).all())
-            worst = max(worst, float((one.log_return - other.log_return.cpu()).abs().max()))
-        print(f"parity: largest difference of a bar's log return from the processor's {worst:.1e}")
-
     def environment(self) -> None:
         for accounts in (1_024,) if self.quick else (1_024, 4_096, 16_384, 65_536, 262_144):
             rate = environment_rate(self.problem, accounts, CLOCK, case_s=self.case_s)
             print(f"environment {accounts:>8} accounts{rate:>16,.0f} steps/s{1e6 * accounts / rate:>9.0f} µs a bar")
 
-    def train(self, case: Case, accounts: int, note: str) -> None:
+    def train(self, case: Case, accounts: int) -> None:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         t = training_rate(self.problem, case, accounts, CLOCK, case_s=self.case_s)
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 0
         print(
-            f"training {note:<8}{t.policy:<10}{t.width:>5}{accounts:>7} accounts, minibatch{case.minibatch:>7}"
+            f"training {t.policy:<10}{t.width:>5}{accounts:>7} accounts, minibatch{case.minibatch:>7}"
             f"{t.samples_per_s:>12,.0f} samples/s{t.limit_share:>6.0%} of {t.gemm_flop_per_s / 1e12:.1f} TFLOP/s, "
             f"{t.flop_per_sample / 1e6:.1f} MFLOP a sample, peak {peak / 1e6:.0f} MB",
             flush=True,
         )
 
     def widths(self) -> None:
-        for note, precision in PRECISIONS.items():
-            torch.set_float32_matmul_precision(precision)
-            for policy, width in NETWORKS[:1] + NETWORKS[3:4] if self.quick else NETWORKS:
-                bars, minibatch = (2, 256) if self.quick else (32, 16_384)
-                case = Case(policy=policy, width=width, rollout_bars=bars, minibatch=minibatch)
-                self.train(case, 128 if self.quick else 4_096, note)
+        for policy, width in NETWORKS[:1] + NETWORKS[3:4] if self.quick else NETWORKS:
+            bars, minibatch = (2, 256) if self.quick else (32, 16_384)
+            case = Case(policy=policy, width=width, rollout_bars=bars, minibatch=minibatch)
+            self.train(case, 128 if self.quick else 4_096)
 
     def accounts(self) -> None:
         """As it comes (128 accounts, minibatch 1,024), then a minibatch that grows with the accounts."""
-        torch.set_float32_matmul_precision("high")
         usual: tuple[tuple[Network, int], ...] = (("per_asset", 32), ("mlp", 256))
         for policy, width in usual:
-            self.train(Case(policy=policy, width=width, rollout_bars=32), 128, "tf32")
+            self.train(Case(policy=policy, width=width, rollout_bars=32), 128)
             for accounts in () if self.quick else (1_024, 4_096, 16_384, 65_536):
-                self.train(Case(policy=policy, width=width, rollout_bars=32, minibatch=2 * accounts), accounts, "tf32")
+                self.train(Case(policy=policy, width=width, rollout_bars=32, minibatch=2 * accounts), accounts)
 
     def parts(self, h: Hyperparameters, accounts: int) -> tuple[Agent, dict[str, Tensor]]:
         """An agent and one minibatch of a rollout of its own."""
         training = training_of(self.problem, h, accounts)
-        rollout = collect(training.env, training.agent, h, training.rewards, training.values, training.generator)
+        rollout = collect(
+            training.env, training.agent, h, training.rewards, training.values, training.generator, DIRECT
+        )
         names = ("market", "account", "action", "log_prob", "advantage", "value", "target")
         cells = max(1, h.minibatch // h.accounts_per_group)
         return training.agent, {n: getattr(rollout, n).flatten(0, 1)[:cells].clone() for n in names}
 
-    def graphs(self) -> None:
-        """One minibatch as the trainer runs it, and replayed as a CUDA graph."""
-        torch.set_float32_matmul_precision("high")
-        for policy, width, minibatch in (("per_asset", 32, 1024), ("mlp", 256, 1024), ("mlp", 1280, 1024)):
-            h = replace(defaults(policy), width=width, minibatch=minibatch, rollout_bars=16)
-            agent, part = self.parts(h, 128)
-            adam = torch.optim.Adam(
-                agent.parameters(), lr=torch.tensor(1e-4, device=self.device), fused=True, capturable=True
-            )
-            eager_s = self.seconds(
-                lambda agent=agent, adam=adam, part=part, h=h: descend(agent, adam, part, h), least=50
-            )
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    descend(agent, adam, part, h)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                norm, _ = descend(agent, adam, part, h)
-            replayed_s = self.seconds(graph.replay, least=50)
-            assert bool(torch.isfinite(norm))
+    def recordings(self) -> None:
+        """Whole updates as the trainer runs them, recorded, beside the same work started kernel by kernel."""
+        usual: tuple[tuple[Network, int, int], ...] = (
+            ("per_asset", 32, 128), ("per_asset", 32, 4096), ("mlp", 64, 4096), ("mlp", 256, 4096), ("mlp", 1280, 4096),
+        )  # fmt: skip
+        for policy, width, accounts in usual[:1] if self.quick else usual:
+            h = replace(
+                defaults(policy), width=width, minibatch=max(1024, 4 * accounts), rollout_bars=2 if self.quick else 64,
+                kl_target=float("inf"),
+            )  # fmt: skip
+            recorded, direct = (training_of(self.problem, h, accounts) for _ in range(2))
+            direct.replay = DIRECT
+            for _ in range(2):
+                recorded.update()
+            took_s = [self.seconds(t.update, least=3) for t in (recorded, direct)]
+            parts = {}
+            for name, training in (("recorded", recorded), ("direct", direct)):
+                look = partial(
+                    collect, training.env, training.agent, h, training.rewards, training.values, training.generator,
+                    training.replay,
+                )  # fmt: skip
+                parts[name] = self.seconds(look, least=3)
             print(
-                f"graph {policy:<10}{width:>5} minibatch{minibatch:>6}: eager {1e6 * eager_s:.0f} µs, "
-                f"replayed {1e6 * replayed_s:.0f} µs, × {eager_s / replayed_s:.1f}"
+                f"recorded {policy:<10}{width:>5}{accounts:>7} accounts{training.samples / took_s[0]:>12,.0f} samples/s, "
+                f"direct {training.samples / took_s[1]:>10,.0f}, × {took_s[1] / took_s[0]:.1f}; of {1e3 * took_s[0]:.0f} ms "
+                f"{1e3 * parts['recorded']:.0f} are the rollout ({1e3 * parts['direct']:.0f} direct)",
+                flush=True,
             )
 
     def ensembles(self) -> None:
-        """K trainings' minibatches as one batched network, against one after the other."""
-        torch.set_float32_matmul_precision("high")
+        """K trainings' minibatches as one batched network, against one after the other; both recorded."""
         usual: tuple[tuple[Network, int], ...] = (("per_asset", 32), ("mlp", 256))
         for policy, width in usual:
             h = replace(defaults(policy), width=width, rollout_bars=16)
             agent, part = self.parts(h, 128)
-            adam = torch.optim.Adam(agent.parameters(), lr=1e-4, fused=True)
-            alone_s = self.seconds(
-                lambda agent=agent, adam=adam, part=part, h=h: descend(agent, adam, part, h), least=20
-            )
+            alone = partial(descend, agent, adam(agent.parameters(), self.device), h)
+            alone_s = self.seconds(self.recorded(partial(alone, part)), least=20)
             for k in (2,) if self.quick else (1, 4, 16, 64):
-                took_s = self.seconds(ensemble(self.problem, h, part, k), least=20)
+                took_s = self.seconds(self.recorded(ensemble(self.problem, h, part, k)), least=20)
                 samples = part["log_prob"].numel()
                 print(
                     f"ensemble {policy:<10}{width:>5} of {k:>3}: {1e6 * took_s:.0f} µs a minibatch of each, "
                     f"{k * samples / took_s:,.0f} samples/s in all, × {k * alone_s / took_s:.1f} of one after the other"
                 )
-
-    def repeatable(self) -> None:
-        weights = []
-        for _ in range(2):
-            training = training_of(self.problem, replace(Hyperparameters(), rollout_bars=16), 128)
-            training.update()
-            training.update()
-            weights.append([p.detach().cpu() for p in training.agent.parameters()])
-        same = all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-        print(f"repeatable: two trainings of one seed end in {'the same' if same else 'different'} weights")
 
 
 class _Loss(nn.Module):
@@ -201,7 +183,7 @@ class _Loss(nn.Module):
         ).total  # fmt: skip
 
 
-def ensemble(problem: Problem, h: Hyperparameters, part: dict[str, Tensor], k: int) -> Callable[[], object]:
+def ensemble(problem: Problem, h: Hyperparameters, part: dict[str, Tensor], k: int) -> Callable[[], dict[str, Tensor]]:
     """A step of k agents, each on the minibatch in an order of its own; checked against the first agent alone."""
     device = problem.market.market.device
     members = []
@@ -217,22 +199,30 @@ def ensemble(problem: Problem, h: Hyperparameters, part: dict[str, Tensor], k: i
         return total
 
     gradients: Any = vmap(grad(loss))
-    adam = torch.optim.Adam(list(weights.values()), lr=1e-4, fused=True)
+    optimiser = adam(weights.values(), str(device))
     one(part).backward()
     for name, weight in one.named_parameters():
         assert weight.grad is not None
         off = (gradients(weights, buffers, parts)[name][0].detach() - weight.grad).abs().max()
         assert off <= 1e-2 * weight.grad.abs().max() + 1e-6, f"{name}: {off}"
 
-    def step() -> None:
+    def step() -> dict[str, Tensor]:
         found = gradients(weights, buffers, parts)
         norm = torch.stack([g.flatten(1).square().sum(1) for g in found.values()]).sum(0).sqrt()
         share = (h.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for name, weight in weights.items():
             weight.grad = found[name] * share.view(-1, *[1] * (weight.dim() - 1))
-        adam.step()
+        optimiser.step()
+        return {"norm": norm}
 
     return step
+
+
+def adam(parameters: Iterable[Tensor], device: str) -> torch.optim.Adam:
+    """As a training sets it up."""
+    return torch.optim.Adam(
+        list(parameters), lr=torch.tensor(1e-4, device=device), fused=True, capturable=device != "cpu"
+    )
 
 
 def main() -> int:
@@ -242,13 +232,11 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.device == "cuda":
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
+    prepare(torch.get_num_threads(), chosen.device)
     bench, failed = Bench(chosen.device, quick=chosen.quick), 0
     sections = [
-        bench.products, bench.same_arithmetic, bench.repeatable, bench.environment, bench.ensembles, bench.accounts,
-        bench.widths,
+        bench.products, bench.environment, bench.recordings, bench.widths, bench.accounts, bench.ensembles,
     ]  # fmt: skip
-    if chosen.device == "cuda":
-        sections.insert(4, bench.graphs)
     for section in sections:
         began_s = CLOCK.monotonic_s()
         try:

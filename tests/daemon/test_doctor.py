@@ -66,8 +66,11 @@ def test_only_a_supervisor_that_runs_and_says_nothing_is_a_fault(*, runs: bool, 
 
 
 def test_a_card_whose_driver_does_not_answer_is_noticed() -> None:
-    assert judge.gpu([], driver_files=["/dev/nvidia0"]).level == "warn"
-    assert judge.gpu([], driver_files=[]).level == judge.gpu(["H100"], driver_files=["/dev/nvidia0"]).level == "ok"
+    assert judge.gpu([], driver_files=["/dev/nvidia0"], device="cpu").level == "warn"
+    assert judge.gpu([], driver_files=[], device="cpu").level == "ok"
+    assert judge.gpu(["H100"], driver_files=["/dev/nvidia0"], device="cuda").level == "ok"
+    missing = judge.gpu([], driver_files=[], device="cuda")
+    assert missing.level == "fail" and "study.device" in missing.remedy
 
 
 def test_only_a_failure_makes_the_exit_code_1() -> None:

@@ -22,6 +22,7 @@ class GymWorld:
     """`n_envs` copies of an environment in lockstep; raw actions are squashed by tanh into the action space."""
 
     fee_share = 1.0
+    generators: tuple[torch.Generator, ...] = ()
 
     def __init__(self, name: str, *, n_envs: int, seed: int) -> None:
         self._envs = gymnasium.make_vec(
@@ -59,6 +60,9 @@ class GymWorld:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         raise NotImplementedError("Gymnasium environments cannot be stored")
+
+    def put_back(self) -> None:
+        """No recording begins anywhere: Gymnasium runs on the processor."""
 
     def agent(self, h: Hyperparameters) -> Agent:
         columns = list(range(self.observation_size))

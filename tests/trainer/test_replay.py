@@ -1,0 +1,105 @@
+"""What a card records, held here to what a recording needs, on the processor; test_card.py plays it on a card."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_ppo import problem
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.bench import training_of
+from trainer.ppo import Training
+from trainer.replay import DIRECT, Replay
+from trainer.space import Hyperparameters, defaults
+
+LOOKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "unique")
+
+
+class Looks(TorchDispatchMode):
+    """Notes every operation that has to wait for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in LOOKS or masked:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Watching(Replay):
+    """Does the work as a recording would find it: notes the looks, and the places of what the work changes."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(torch.device("cpu"), ())
+        self.training, self.looks, self.done = training, [], set[str]()
+
+    def places(self) -> dict[str, int]:
+        training = self.training
+        moments = {f"{i}.{n}": t for i, m in enumerate(training.optimiser.state.values()) for n, t in m.items()}
+        env = {n: getattr(training.env, n) for n in ("cash", "quantity", "peak", "bar", "until", "end", "fee")}
+        return {n: t.data_ptr() for n, t in {**dict(training.agent.named_parameters()), **moments, **env}.items()}
+
+    def __call__(self, name: str, work: Any, inputs: Any) -> dict[str, Tensor]:
+        before = self.places()
+        with Looks() as looks:
+            results: dict[str, Tensor] = work(inputs)
+        self.looks += [f"{name}: {look}" for look in looks.seen]
+        if name in self.done or name != "descend":  # the first step makes the optimiser's moments
+            assert self.places() == before, name
+        self.done.add(name)
+        return results
+
+
+CASES = {
+    "per asset": defaults("per_asset"), "mlp": replace(defaults("mlp"), width=64),
+    "dirichlet": replace(defaults("per_asset"), head="dirichlet", reward_drawdown_penalty=0.1),
+    "alone on its bars": replace(defaults("per_asset"), accounts_per_group=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("h", CASES.values(), ids=CASES.keys())
+def test_what_is_recorded_looks_at_no_number_and_leaves_what_it_changes_in_place(
+    h: Hyperparameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = training_of(problem(), replace(h, rollout_bars=200, minibatch=512), 16)
+    monkeypatch.setattr(training.env, "_on_card", True)
+    watching = Watching(training)
+    training.replay = watching
+    assert sum(training.update()["episodes"] for _ in range(3)) > 0  # accounts began anew under the watch
+    assert watching.done == {"play", "gae", "descend"} and watching.looks == []
+
+
+def test_the_watch_sees_a_look() -> None:
+    x = torch.ones(3)
+    with Looks() as looks:
+        assert bool(x.any()) and float(x.sum()) == 3.0 and len(x[x > 0]) == 3 and len(x.nonzero()) == 3
+    assert len(looks.seen) == 4
+
+
+def test_an_environment_that_looks_at_nothing_steps_and_begins_anew_as_one_that_looks() -> None:
+    looking, blind = (problem().batched(groups=6, accounts_per_group=4, seed=5) for _ in range(2))
+    blind._on_card = True
+    reopened = 0
+    for k in range(900):
+        blind.restore(looking.state())
+        raw = 3.0 * torch.randn((6, 4, looking.market.n_assets + 2), generator=torch.Generator().manual_seed(k))
+        one, other = looking.step(raw), blind.step(raw)
+        assert torch.equal(one.reward, other.reward) and torch.equal(one.final.account, other.final.account)
+        assert torch.equal(looking.observe().account, blind.observe().account)
+        for name, tensor in looking.state().items():
+            assert name == "generator" or torch.equal(tensor, blind.state()[name]), name
+        reopened += int((one.truncated | one.terminated).sum())
+    assert reopened > 20
+
+
+def test_on_the_processor_work_is_just_done() -> None:
+    seen = []
+    for n in (1.0, 2.0, 3.0):
+        seen.append(float(DIRECT("w", lambda x: {"y": 2 * x["x"]}, {"x": torch.tensor(n)})["y"]))
+    assert seen == [2.0, 4.0, 6.0]
