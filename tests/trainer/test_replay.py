@@ -1,6 +1,7 @@
 """What a card records, held here to what a recording needs, on the processor; test_card.py plays it on a card."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from test_ppo import problem
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from daemon.child.exits import EXIT_CONFIGURATION
+from trainer.__main__ import main
 from trainer.bench import training_of
 from trainer.ppo import Training
 from trainer.replay import DIRECT, Replay
@@ -103,3 +106,16 @@ def test_on_the_processor_work_is_just_done() -> None:
     for n in (1.0, 2.0, 3.0):
         seen.append(float(DIRECT("w", lambda x: {"y": 2 * x["x"]}, {"x": torch.tensor(n)})["y"]))
     assert seen == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_there_is_said_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = tmp_path / "given.toml"
+    given.write_text('[study]\ndevice = "cuda"\n')
+    for verb in ("bench", "work"):
+        assert (
+            main([verb, "--config", str(given), "--state-dir", str(tmp_path), "--name", "worker-0"])
+            == EXIT_CONFIGURATION
+        )
+        said = capsys.readouterr().err
+        assert "study.device is cuda, but torch" in said and "or cpu" in said
