@@ -120,6 +120,16 @@ def multiplies_bf16(device: str) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def squashed(x: Tensor) -> Tensor:
+    """tanh of x, whose memory it takes.
+
+    On a processor as 2σ(2x) − 1: torch's float32 tanh is MKL's, six times as slow as its logistic function.
+    """
+    if x.device.type == "cuda" or x.dtype != torch.float32:
+        return x.tanh_()
+    return x.mul_(2.0).sigmoid_().mul(2.0).sub_(1.0)
+
+
 class _Market(nn.Module):
     """The layers that see the market alone: (D, M) → per-asset (D, N, W) and pooled (D, W).
 
@@ -146,7 +156,7 @@ class _Market(nn.Module):
 
 def _each_and_all(layer: Joint, each: Tensor, common: Tensor) -> Tensor:
     """tanh of `layer` over each of N rows and what they have in common: (D, N, E) and (D, C) → (D, N, W)."""
-    return layer.part(0, each).add_(layer.part(1, common, biased=True).unsqueeze(-2)).tanh_()
+    return squashed(layer.part(0, each).add_(layer.part(1, common, biased=True).unsqueeze(-2)))
 
 
 class PerAssetPolicy(_Market):
@@ -155,7 +165,7 @@ class PerAssetPolicy(_Market):
     def __init__(self, sight: Sight, width: int) -> None:
         super().__init__(sight, width)
         account, small = len(ACCOUNT_FIELDS), account_width(width)
-        self.asset_head = Joint(width, 1 + account, outputs=small, gain=math.sqrt(2))
+        self.asset_head = Joint(width, 1, account, outputs=small, gain=math.sqrt(2))
         self.asset_logit = linear(small, 1, 0.01)
         self.cash_head = Joint(width, account, outputs=small, gain=math.sqrt(2))
         self.cash_out = linear(small, 2, 0.01)
@@ -166,8 +176,10 @@ class PerAssetPolicy(_Market):
         per_asset, pooled = self.trunk(market)
         n = self.layout.n_assets
         held, state = account[..., :n, None], account[..., n:]
-        own = torch.cat([held, state.unsqueeze(-2).expand(*held.shape[:-1], -1)], dim=-1)
-        logits = self.asset_logit(_market_and_account(self.asset_head, per_asset, own)).squeeze(-1)
+        head = self.asset_head
+        around = head.part(0, per_asset, biased=True).unsqueeze(1) + head.part(2, state).unsqueeze(-2)
+        hidden = squashed(around.addcmul_(held, head.columns[1].T))
+        logits = hidden @ self.asset_logit.weight[0] + self.asset_logit.bias
         tail = self.cash_out(_market_and_account(self.cash_head, pooled, state))
         return torch.cat([logits, tail], dim=-1)
 
@@ -183,7 +195,7 @@ class PerAssetPolicy(_Market):
 
 def _market_and_account(layer: Joint, market: Tensor, account: Tensor) -> Tensor:
     """tanh of `layer` over both: (D, ..., W) and (D, A, ..., K) → (D, A, ..., V)."""
-    return layer.part(1, account).add_(layer.part(0, market, biased=True).unsqueeze(1)).tanh_()
+    return squashed(layer.part(1, account).add_(layer.part(0, market, biased=True).unsqueeze(1)))
 
 
 class PerAssetValue(_Market):
@@ -205,7 +217,7 @@ class PerAssetValue(_Market):
         held, state = account[..., : self.layout.n_assets], account[..., self.layout.n_assets :]
         ordered = torch.cat([held.sort(dim=-1).values, state], dim=-1)
         own = torch.baddbmm(self.value_head.part(2, ordered), held, self.value_head.part(1, per_asset))
-        hidden = own.add_(self.value_head.part(0, pooled, biased=True).unsqueeze(1)).tanh_()
+        hidden = squashed(own.add_(self.value_head.part(0, pooled, biased=True).unsqueeze(1)))
         value: Tensor = self.value_out(hidden).squeeze(-1)
         return value
 
@@ -222,7 +234,7 @@ class _Dense(nn.Module):
     def hidden(self, market: Tensor, account: Tensor) -> Tensor:
         seen = market if len(self._columns) == market.shape[-1] else market[..., self._columns]
         with products_of(self.hidden_2):
-            hidden: Tensor = self.hidden_2(_market_and_account(self.hidden_1, seen, account)).tanh_().float()
+            hidden: Tensor = squashed(self.hidden_2(_market_and_account(self.hidden_1, seen, account))).float()
         return hidden
 
 
