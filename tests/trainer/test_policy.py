@@ -77,6 +77,17 @@ def test_narrow_networks_and_everything_that_is_no_product_stay_in_float32() -> 
         assert all(t.dtype == torch.float32 for t in wide.policy.trunk(torch.randn(2, LAYOUT.market_size)))
 
 
+def test_a_layer_is_squashed_by_tanh_whichever_way_it_is_computed() -> None:
+    x = torch.linspace(-20.0, 20.0, 4001)
+    seen, known = x.clone().requires_grad_(), x.clone().double().requires_grad_()
+    found, expected = networks.squashed(seen * 1.0), torch.tanh(known)
+    assert float((found - expected).abs().max()) < 3e-7
+    found.sum().backward()
+    expected.sum().backward()
+    assert seen.grad is not None and known.grad is not None
+    assert float((seen.grad - known.grad).abs().max()) < 3e-7
+
+
 @pytest.mark.parametrize("policy", ["per_asset", "mlp"])
 def test_a_policy_reads_the_newest_rows_up_to_its_lookback_and_no_others(policy: Network) -> None:
     trading = build_actor(policy, STACKED, 16, agent(policy, lookback=2).policy.export())
