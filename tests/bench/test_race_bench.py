@@ -6,7 +6,8 @@ and pays the same costs. Both are judged every 98,304 account-steps, with their 
 and has it still at the next look. One torch thread each, in turn.
 
 Ours: the default hyperparameters, 128 accounts, STEPS in all (the smallest of the totals tried that reached the bar on
-seeds 1 and 2; the judged seeds are 11 to 15).
+seeds 1 and 2; the judged seeds are 11 to 15). Its rates fall and its fees grow by the share of the total that is done, so a
+training that ends below the bar begins again from nothing with twice the steps, and its clock goes on.
 
 Theirs: PPO with MlpPolicy on eight FinRlStyleEnv in a DummyVecEnv, which has our mechanics (held to them in
 test_trainer_bench) and is the faster one for single accounts; gamma, lambda and clip range as ours; the reward divided by
@@ -40,7 +41,7 @@ from trainer.space import Hyperparameters
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 SEEDS = tuple(range(11, 16))
-STEPS = 1_250_000
+STEPS, TRIES = 1_250_000, 3
 LOOK_EVERY = 98_304  # six updates of ours, six rollouts of theirs
 CAP = 5.0  # times our time
 # score on seed 1, in shares of the oracle's, after so many thousand steps: 0.11 (590); others, steps apart from batch_size and
@@ -93,9 +94,11 @@ def ours(market: LearningMarket, race: Race, seed: int) -> None:
         if stats.steps % LOOK_EVERY == 0:
             race.look(stats.steps, lambda: market.traded(h.policy, h.width, policy_of(market, h, pack())))
 
-    ppo.train_portfolio(
-        market.problem, h, accounts=128, steps=STEPS, seed=seed, on_update=on_update, monotonic_s=time.perf_counter
-    )
+    for k in range(TRIES):
+        ppo.train_portfolio(
+            market.problem, h, accounts=128, steps=STEPS << k, seed=seed + 1000 * k, on_update=on_update,
+            monotonic_s=time.perf_counter,
+        )  # fmt: skip
 
 
 def policy_of(market: LearningMarket, h: Hyperparameters, packed: bytes) -> dict[str, NDArray[np.float32]]:
