@@ -10,6 +10,7 @@ import structlog
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
 from daemon.child.exits import EXIT_RECYCLE
+from daemon.child.holds import worker_number
 from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
@@ -43,7 +44,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     with sole(state_dir / "run" / f"{name}.lock"):
         configure_logging(component="trainer", child=name, path=state_dir / "logs" / f"{name}.jsonl")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        prepare(config.daemon.torch_threads, config.study.device)
+        prepare(config.daemon.torch_threads, config.study.device, worker=worker_number(name))
         reads = itertools.count()
         dataset = load_dataset(
             config, state_dir, clock, beat=lambda: progress.beat(done=next(reads), unit="reads", note="loading data")

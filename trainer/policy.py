@@ -6,6 +6,7 @@ is computed once per group.
 """
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from daemon.child.holds import card_of
 from features.actor import account_width
 from features.errors import ConfigurationError
 from features.observation import ACCOUNT_FIELDS, Layout
@@ -98,16 +100,19 @@ def products_of(layer: nn.Linear | Joint) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=len(layer.bias) >= WIDE and multiplies_bf16(device))
 
 
-def prepare(threads: int, device: str) -> None:
-    """Set up torch in this process: its threads, and TF32 for the products of a card that has it.
+def prepare(threads: int, device: str, *, worker: int = 0) -> None:
+    """Set up torch in this process: its threads, the worker's card, and TF32 for the products of one that has it.
 
     ConfigurationError when `device` is a card and torch finds none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(
-            f"study.device is cuda, but torch {torch.__version__} finds no card",
-            hint="install the build of torch for your driver, let the unit see the card (docs/operations.md), or cpu",
-        )
+    if device == "cuda":
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which the janitor counts the cards
+        if not torch.cuda.is_available():
+            raise ConfigurationError(
+                f"study.device is cuda, but torch {torch.__version__} finds no card",
+                hint="install the build of torch for your driver, let the unit see the card (docs/operations.md), or cpu",
+            )
+        torch.cuda.set_device(card_of(worker, torch.cuda.device_count()))
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
 

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.child.holds import hold_reason, write_usage
+from daemon.child.holds import hold_reason, worker_number, write_usage
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
@@ -94,7 +94,7 @@ class Worker:
         )  # fmt: skip
         self._durably = self.trainer.durably
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
-        index = int(name.rsplit("-", 1)[-1]) if name.rsplit("-", 1)[-1].isdigit() else 0
+        index = worker_number(name)
         self.route = Route.of(config.study.policy, dataset.spec.stack_bars, config.study.ranges)
         self.study = SharedStudy(
             state_dir=state_dir, name=config.study.name, worker=name, target_trials=config.study.target_trials,

@@ -17,15 +17,26 @@ GPU = Path("run") / "gpu.json"
 def hold_reason(state_dir: Path, *, worker: int, on_gpu: bool) -> str:
     """Why worker number `worker` (from 0) must wait, in words; empty when it may begin.
 
-    Workers take the cards in turn: the worker with number w is the (w // cards)th one on card w % cards.
+    Workers take the cards in turn: the worker with number w is the (w // cards)th one on its card.
     """
     if (state_dir / DISK_FLOOR).exists():
         return "disk below the floor"
     if on_gpu and (state_dir / GPU).exists() and (cards := read_json(state_dir / GPU)["cards"]):
-        card = cards[worker % len(cards)]
+        card = cards[card_of(worker, len(cards))]
         if worker // len(cards) >= card["workers"]:
             return f"GPU {card['index']}: {card['why']}"
     return ""
+
+
+def card_of(worker: int, cards: int) -> int:
+    """On which of so many cards worker number `worker` trains."""
+    return worker % cards
+
+
+def worker_number(name: str) -> int:
+    """Of `worker-3`, 3; 0 for what runs in the foreground."""
+    last = name.rsplit("-", 1)[-1]
+    return int(last) if last.isdigit() else 0
 
 
 def write_usage(state_dir: Path, name: str, *, worker: int, vram_bytes: int, vram_peak_bytes: int) -> None:

@@ -11,6 +11,7 @@ from test_worker import records, settings, worker
 
 from trainer import ppo
 from trainer.bench import training_of
+from trainer.policy import prepare
 from trainer.replay import DIRECT
 from trainer.space import Hyperparameters, defaults
 from trainer.vector_env import STATE, Problem
@@ -99,7 +100,9 @@ def test_a_training_gives_its_memory_back() -> None:
     assert held[-1] == held[0]
 
 
-def test_a_worker_trains_on_the_card_and_says_how_much_of_it_it_took(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_worker_trains_on_its_card(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    prepare(1, "cuda", worker=3)
+    assert torch.cuda.current_device() == 3 % torch.cuda.device_count()
     config = settings(target_trials=1)
     config = replace(config, study=replace(config.study, device="cuda"))
     worker(tmp_path, config).run()

@@ -1,5 +1,6 @@
 """A worker on a real study: each trial ends in one state with its reason, and nothing half-done has a score."""
 
+import itertools
 import json
 import sqlite3
 from dataclasses import replace
@@ -62,6 +63,17 @@ def test_exactly_the_target_is_run_and_each_trial_is_on_record_everywhere(worked
     db = sqlite3.connect(f"file:{worked / 'study.db'}?mode=ro", uri=True)
     assert db.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (2,)
     db.close()
+
+
+@pytest.mark.parametrize(("device", "begun"), [("cuda", 0), ("cpu", 1)])
+def test_a_full_card_holds_the_workers_that_train_on_it_and_no_others(tmp_path: Path, device: str, begun: int) -> None:
+    write_atomic(
+        tmp_path / "run" / "gpu.json", json.dumps({"cards": [{"index": 0, "workers": 0, "why": "full"}]}).encode()
+    )
+    looks = itertools.count()
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        worker(tmp_path, settings(target_trials=1, device=device), should_stop=lambda: next(looks) > 0).run()
+    assert TrialLedger(tmp_path / "ledger.jsonl").count() == begun
 
 
 def test_the_first_trial_is_the_default_configuration(worked: Path) -> None:
