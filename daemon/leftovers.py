@@ -12,7 +12,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from daemon.published import publish
+from features.files import publish
 
 WAIT_S = 5.0
 

@@ -10,8 +10,8 @@ from typing import Any
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.lifecycle import Child, Fleet
-from daemon.published import publish
 from daemon.status.reading import StatusReader
+from features.files import publish
 
 EVERY_S = 5.0  # well below the age at which readers call status.json stale
 SOON_S = 0.5  # after something changed

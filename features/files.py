@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic replacement, append-only records with a checksum, and locks."""
+"""Files that survive a crash: replaced as one step, append-only records with a checksum, and locks."""
 
 import contextlib
 import errno
@@ -42,6 +42,22 @@ def write_atomic(path: Path, data: bytes, *, crash_point: Callable[[str], None] 
         draft.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Replace a small file that others read now: as one step, not forced to disk, so that no loop waits for one.
+
+    A reader sees the old bytes or the new; a power cut may lose the newest. The draft has one name, for a file has one
+    writer: what a killed one leaves, its successor takes. Raises OSError, on a full disk too.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.child.clock import Clock
-from features.files import disk_full, write_atomic
+from features.files import disk_full, publish
 
 EVERY_S = 0.2
 
@@ -21,7 +21,7 @@ class Picture:
             return
         self._due_s = now_s + EVERY_S
         try:
-            write_atomic(self._path, json.dumps(record()).encode())
+            publish(self._path, json.dumps(record()).encode())
         except OSError as error:  # the journal is what counts, and it is asked next
             if not disk_full(error):
                 raise
