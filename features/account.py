@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from features.allocation import to_lots
+from features.allocation import Lots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Filled:
 
 
 def fill_trades(
-    *, delta: Any, cash: Any, quantity: Any, open_price: Any, volume: Any, tradable: Any, lot: Any,
+    *, delta: Any, cash: Any, quantity: Any, open_price: Any, volume: Any, tradable: Any, lots: Lots,
     fee: Any, price_impact: Any, fee_in_received: bool, max_volume_share: float,
 ) -> Filled:  # fmt: skip
     """Fill planned trades `delta` (..., N) at the open of the next bar.
@@ -37,7 +37,7 @@ def fill_trades(
     wanted = xp.where(tradable, xp.maximum(delta, -quantity), xp.zeros_like(delta))
     if max_volume_share > 0.0:
         ceiling = max_volume_share * volume
-        wanted = to_lots(wanted.clip(-ceiling, ceiling), lot)
+        wanted = lots.whole(wanted.clip(-ceiling, ceiling))
     price = open_price * (1.0 + xp.copysign(price_impact, wanted))
     sold, bought = wanted.clip(None, 0.0), wanted.clip(0.0, None)
     received = -sold * price
@@ -47,7 +47,7 @@ def fill_trades(
     have = ((cash + proceeds) * (1.0 - unspent)).clip(0.0, None)
     short = need > have
     share = have / need.clip(1e-12, None)
-    bought = xp.where(short[..., None], to_lots(bought * share[..., None], lot), bought)
+    bought = xp.where(short[..., None], lots.whole(bought * share[..., None]), bought)
     done = sold + bought
     if fee_in_received:
         return Filled(quantity=done, price=price, fee_quote=received * fee, fee_base=bought * fee)

@@ -60,25 +60,36 @@ def limit_weights(weights: Any, limits: Limits) -> Any:
     return capped * (room / invested.clip(max(room, 1e-12), None))
 
 
-def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lot: Any, min_notional: Any) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lots:
+    """What quantities are multiples of, made ready once. unit (..., N): base units, 1 where divisible (..., N) is true."""
+
+    unit: Any
+    divisible: Any
+
+    @classmethod
+    def of(cls, lot: Any) -> Self:
+        """lot (..., N): base units; 0 means divisible."""
+        divisible = lot == 0
+        return cls(unit=lot + divisible, divisible=divisible)
+
+    def whole(self, quantity: Any) -> Any:
+        """Signed quantities (..., N) rounded towards zero to whole lots; what is divisible stays as it is."""
+        xp = array_namespace(quantity)
+        # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
+        whole = xp.floor(xp.abs(quantity) / self.unit + 1e-9) * self.unit
+        return xp.where(self.divisible, quantity, xp.copysign(whole, quantity))
+
+
+def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lots: Lots, min_notional: Any) -> Any:
     """Signed quantities (..., N) to trade so that holdings approach `target` (..., N), in whole lots.
 
-    cash (...); quantity, price (..., N) with price the decision close; lot, min_notional (N,). A trade below the
-    minimum notional is not made. A lot of 0 means divisible.
+    cash (...); quantity, price (..., N) with price the decision close; min_notional (N,). A trade below the
+    minimum notional is not made.
     """
     xp = array_namespace(target)
     value = quantity * price
     equity = (cash + xp.sum(value, axis=-1))[..., None]
     wanted = target * equity - value
-    whole = to_lots(xp.maximum(wanted / price, -quantity), lot)
+    whole = lots.whole(xp.maximum(wanted / price, -quantity))
     return xp.where(xp.abs(whole) * price >= min_notional, whole, xp.zeros_like(whole))
-
-
-def to_lots(quantity: Any, lot: Any) -> Any:
-    """Round signed quantities towards zero to whole lots; a lot of 0 leaves them as they are."""
-    xp = array_namespace(quantity)
-    divisible = lot == 0
-    unit = lot + divisible  # 1 where there is none
-    # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
-    whole = xp.floor(xp.abs(quantity) / unit + 1e-9) * unit
-    return xp.where(divisible, quantity, xp.copysign(whole, quantity))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.account import Filled, fill_trades
-from features.allocation import plan_trades
+from features.allocation import Lots, plan_trades
 from features.bars import Bars
 from features.costs import Costs
 from features.errors import DataError
@@ -132,7 +132,7 @@ def plan_orders(
     lot, min_notional = rules.arrays(ledger.tickers)
     delta = plan_trades(
         target=target, cash=ledger.cash_array(), quantity=ledger.quantity_array(), price=close,
-        lot=lot, min_notional=min_notional,
+        lots=Lots.of(lot), min_notional=min_notional,
     )  # fmt: skip
     return tuple(
         (ticker, _in_lots(float(d), rules.rule(ticker).lot_decimal))
@@ -172,7 +172,7 @@ def simulate_fills(
         delta=np.array([float(wanted.get(t, 0)) for t in ledger.tickers]),
         cash=np.array(float(ledger.cash - rounding)), quantity=ledger.quantity_array(),
         open_price=bar.open[0], volume=bar.volume[0],
-        tradable=~bar.filled[0], lot=lot, fee=costs.fee, price_impact=costs.price_impact,
+        tradable=~bar.filled[0], lots=Lots.of(lot), fee=costs.fee, price_impact=costs.price_impact,
         fee_in_received=costs.fee_in == "received", max_volume_share=costs.max_volume_share,
     )  # fmt: skip
     # sells first: their proceeds pay for the buys

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from features.account import fill_trades, settle, worth
-from features.allocation import Limits, plan_trades, target_weights
+from features.allocation import Limits, Lots, plan_trades, target_weights
 from features.bars import Bars
 from features.costs import Costs
 from features.ledger import BASE_UNIT, QUOTE_UNIT, Fill, Ledger, plan_orders, simulate_fills
@@ -68,11 +68,11 @@ class ArrayBook:
         weights = value / (self.cash + value.sum(-1))[..., None]
         delta = plan_trades(
             target=target_weights(convert(self.s.raw[k]), weights, self.s.limits), cash=self.cash,
-            quantity=self.quantity, price=close, lot=self.lot, min_notional=self.least,
+            quantity=self.quantity, price=close, lots=Lots.of(self.lot), min_notional=self.least,
         )  # fmt: skip
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=convert(bars.open[k + 1]),
-            volume=convert(bars.volume[k + 1]), tradable=convert(~bars.filled[k + 1]), lot=self.lot, fee=self.fee,
+            volume=convert(bars.volume[k + 1]), tradable=convert(~bars.filled[k + 1]), lots=Lots.of(self.lot), fee=self.fee,
             price_impact=self.impact, fee_in_received=costs.fee_in == "received",
             max_volume_share=costs.max_volume_share,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def keep_books(s: Scenario) -> Worst:
         worst.see("ledger beyond its rounding", np.maximum(off - granted, 0.0))
         for book in arrays.values():
             assert float(book.cash.min()) >= 0.0, f"overdrawn at bar {k + 1}"
-            # to_lots lets 1e-9 of a lot pass as rounding
+            # Lots lets 1e-9 of a lot pass as rounding
             assert bool((book.quantity >= -1e-9 * book.lot).all()), f"short at bar {k + 1}"
         worst.steps += len(s.costs)
     return worst

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from features.account import Worth, fill_trades, settle, worth
-from features.allocation import Limits, plan_trades, target_weights
+from features.allocation import Limits, Lots, plan_trades, target_weights
 from features.bars import Bars
 from features.costs import Costs
 from features.observation import Layout, account_columns, market_block
@@ -179,7 +179,7 @@ class BatchedPortfolioEnv:
         self._n = n
         zeros: dict[str, Any] = {"dtype": torch.float64, "device": device}
         # written out per account: torch is twice as fast on equal shapes as on rows of a handful of tickers
-        self._lot = torch.as_tensor(problem.lot, **zeros).expand(*shape, n).contiguous()
+        self._lots = Lots.of(torch.as_tensor(problem.lot, **zeros).expand(*shape, n).contiguous())
         self._min_notional = torch.as_tensor(problem.min_notional, **zeros).expand(*shape, n).contiguous()
         bars: dict[str, Any] = {"dtype": torch.int64, "device": device}
         self.bar, self.until = torch.zeros(groups, **bars), torch.zeros(groups, **bars)
@@ -217,7 +217,7 @@ class BatchedPortfolioEnv:
     def restart(self) -> None:
         """New windows and fresh accounts everywhere."""
         everyone = torch.ones((self.groups, self.per_group), dtype=torch.bool, device=self.cash.device)
-        self._move(everyone[:, 0])
+        self._move(everyone[:, 0], self._uniform(self.groups))
         self._open(everyone)
         self.put_back()
 
@@ -249,14 +249,14 @@ class BatchedPortfolioEnv:
         close, before = seen.bars[..., :n], seen.worth
         target = target_weights(raw.to(torch.float64), before.weights, self.limits)
         delta = plan_trades(
-            target=target, cash=self.cash, quantity=self.quantity, price=close, lot=self._lot,
+            target=target, cash=self.cash, quantity=self.quantity, price=close, lots=self._lots,
             min_notional=self._min_notional,
         )  # fmt: skip
         self.bar = self.bar + 1
         bars = self._bars()
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=bars[..., n : 2 * n],
-            volume=bars[..., 2 * n : 3 * n], tradable=bars[..., 3 * n : 4 * n] > 0, lot=self._lot,
+            volume=bars[..., 2 * n : 3 * n], tradable=bars[..., 3 * n : 4 * n] > 0, lots=self._lots,
             fee=self.fee * self._fee_share, price_impact=self.impact,
             fee_in_received=self.costs.fee_in == "received", max_volume_share=self.costs.max_volume_share,
         )  # fmt: skip
@@ -278,9 +278,11 @@ class BatchedPortfolioEnv:
         )  # fmt: skip
         if self._on_card or bool(ended.any()):  # a look at a card's memory waits for it; there masks alone decide
             over = (self.bar >= self.until) | ended.all(dim=1)
-            self._move(over)
+            moved, drawn = self._on_card or bool(over.any()), self._uniform(self.groups)
+            if moved:
+                self._move(over, drawn)
             self._open(ended | over[:, None])
-            self._now = None if self._on_card or bool(over.any()) else self._reopened(self._now, ended)
+            self._now = None if moved else self._reopened(self._now, ended)
         return result
 
     def _look(self) -> _Now:
@@ -313,10 +315,10 @@ class BatchedPortfolioEnv:
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=self.generator, device=self.cash.device)
 
-    def _move(self, groups: Tensor) -> None:
-        """New windows for `groups` (G,)."""
+    def _move(self, groups: Tensor, drawn: Tensor) -> None:
+        """New windows for `groups` (G,), at random by `drawn` (G,) in [0, 1)."""
         n = len(self._starts)
-        drawn = (self._uniform(self.groups) * n).long().clamp(max=n - 1)
+        drawn = (drawn * n).long().clamp(max=n - 1)
         self.bar = torch.where(groups, self._starts[drawn], self.bar)
         self.until = torch.where(groups, self._stops[drawn], self.until)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import random_bars
 
-from features.allocation import Limits, target_weights, to_lots
+from features.allocation import Limits, Lots, target_weights
 from features.costs import Costs
 from features.errors import ConfigurationError, DataError
 from features.ledger import Fill, Ledger, plan_orders, sendable_orders, simulate_fills
@@ -101,7 +101,7 @@ def test_lots_and_minimums_belong_to_the_ticker_not_to_its_position() -> None:
 
 def test_lots_round_towards_zero_and_keep_whole_numbers_whole() -> None:
     lot = np.array([0.1, 0.1, 0.1, 0.0])
-    np.testing.assert_allclose(to_lots(np.array([0.3, -0.37, 0.09, 0.123]), lot), [0.3, -0.3, 0.0, 0.123])
+    np.testing.assert_allclose(Lots.of(lot).whole(np.array([0.3, -0.37, 0.09, 0.123])), [0.3, -0.3, 0.0, 0.123])
 
 
 @given(raw=st.lists(st.floats(-30, 30), min_size=5, max_size=5), held=st.floats(0, 0.3))
@@ -149,7 +149,7 @@ def test_an_overdrawing_fill_and_senseless_costs_are_refused() -> None:
 def test_what_is_sent_is_no_more_than_is_held_and_in_whole_lots_where_a_venue_wants_them(
     held: int, wanted: int, lot: str
 ) -> None:
-    """The Decimal twin of `to_lots` after the clamp that `plan_trades` makes; 1e-9 is the finest unit that is booked."""
+    """The Decimal twin of `Lots` after the clamp that `plan_trades` makes; 1e-9 is the finest unit that is booked."""
     unit = Decimal("1e-9")
     account = Ledger(tickers=("A",), cash=Decimal(1), quantity=(held * unit,), peak=Decimal(1), bars_since_trade=0)
     rules = VenueRules(venue="here", rules=(("A", TickerRule(lot=lot, tick="0.01", min_notional="10")),))
@@ -157,5 +157,5 @@ def test_what_is_sent_is_no_more_than_is_held_and_in_whole_lots_where_a_venue_wa
     cut = dict(sendable_orders([("A", wanted * unit)], account, rules, whole_lots=True)).get("A", Decimal(0))
     plain = dict(sendable_orders([("A", wanted * unit)], account, rules, whole_lots=False)).get("A", Decimal(0))
     assert plain == most and abs(cut) <= abs(most) and cut * most >= 0
-    assert float(cut) == pytest.approx(float(to_lots(np.float64(most), np.float64(lot))), abs=1e-12)
+    assert float(cut) == pytest.approx(float(Lots.of(np.float64(lot)).whole(np.float64(most))), abs=1e-12)
     assert Decimal(lot) == 0 or (cut % Decimal(lot) == 0 and abs(most - cut) < Decimal(lot))

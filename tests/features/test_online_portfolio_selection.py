@@ -14,7 +14,7 @@ from olps import Strategy, best_constant, classic_bars, data_path, hold, olmar2,
 from world import REAL
 
 from features.account import fill_trades, settle, worth
-from features.allocation import Limits, limit_weights, plan_trades
+from features.allocation import Limits, Lots, limit_weights, plan_trades
 from features.bars import Bars
 from features.costs import Costs
 from features.ledger import Ledger
@@ -50,12 +50,12 @@ def array_wealth(strategy: Strategy, bars: Bars, *, fee: float = 0.0) -> float:
     for k in range(bars.n_bars - 1):
         if wanted is not None:
             delta = plan_trades(
-                target=limit_weights(wanted, UNLIMITED), cash=cash, quantity=quantity, price=bars.close[k], lot=none,
+                target=limit_weights(wanted, UNLIMITED), cash=cash, quantity=quantity, price=bars.close[k], lots=Lots.of(none),
                 min_notional=none,
             )  # fmt: skip
             filled = fill_trades(
                 delta=delta, cash=cash, quantity=quantity, open_price=bars.open[k + 1], volume=bars.volume[k + 1],
-                tradable=~bars.filled[k + 1], lot=none, fee=fee, price_impact=0.0, fee_in_received=False,
+                tradable=~bars.filled[k + 1], lots=Lots.of(none), fee=fee, price_impact=0.0, fee_in_received=False,
                 max_volume_share=0.0,
             )  # fmt: skip
             cash, quantity = settle(cash, quantity, filled)
