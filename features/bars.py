@@ -26,8 +26,11 @@ def utc_text(epoch_s: int) -> str:
 
 
 def epoch_s(text: str) -> int:
-    """UTC epoch second of an ISO-8601 time; a naive time raises DataError."""
-    moment = datetime.fromisoformat(text)
+    """UTC epoch second of an ISO-8601 time; a naive time, or none at all, raises DataError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"{text!r} is no time", hint="write it as 2024-01-01T00:00:00Z") from error
     if moment.tzinfo is None:
         raise DataError(f"time {text!r} has no time zone", hint="write it in UTC with a trailing Z")
     return int(moment.timestamp())

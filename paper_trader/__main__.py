@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import structlog
+
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config, load_config
 from daemon.child.locks import sole
@@ -13,6 +15,7 @@ from daemon.child.logs import configure_logging, get_logger
 from daemon.child.market import costs
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
+from daemon.child.usage import Parser, called, child_options
 from features.errors import CappuccinoError
 from paper_trader import drill as drills
 from paper_trader import operator, risk, shown
@@ -26,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(arguments.config)
         code: int = arguments.perform(config, arguments)
     except CappuccinoError as error:
-        print(f"paper_trader {arguments.verb}: {error}", file=sys.stderr)
-        get_logger().error("trader.failed", verb=arguments.verb, error=str(error))
+        print(f"{called(f'paper_trader {arguments.verb}')}: {error}", file=sys.stderr)
+        if structlog.is_configured():
+            get_logger().error("trader.failed", verb=arguments.verb, error=str(error))
         return error.exit_code
     return code
 
@@ -65,7 +69,7 @@ def drill(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="paper_trader", description=__doc__)
+    parser = Parser(prog=called("paper_trader"), description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     soon = "the trader takes it up before its next bar, or when it is started"
     performers: dict[str, Callable[[Config, argparse.Namespace], int]] = {
@@ -77,12 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "rearm": told(Command.REARM, f"the halt is forgotten, drawdowns count from here; {soon}"),
     }  # fmt: skip
     for name, function in performers.items():
-        verb = verbs.add_parser(name, help=function.__doc__)
+        said = called(f"paper_trader {name}")
+        verb = verbs.add_parser(name, help=function.__doc__, description=function.__doc__, prog=said)
         verb.set_defaults(perform=function)
-        verb.add_argument("--config", type=Path, required=True)
-        verb.add_argument("--state-dir", type=Path, required=True)
-        verb.add_argument("--name", default=f"foreground-{name}")
-        verb.add_argument("--json", action="store_true")
+        child_options(verb, f"foreground-{name}")
         if name == "drill":
             verb.add_argument("what", choices=["kill-switch"])
         if name == "verify":

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
 import structlog
 
@@ -15,6 +14,7 @@ from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
+from daemon.child.usage import Parser, called, child_options
 from features.errors import CappuccinoError
 from trainer.verbs import VERBS, require_own
 
@@ -25,8 +25,9 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(arguments.config)
         return {"work": work, **VERBS}[arguments.verb](config, arguments)
     except CappuccinoError as error:
-        print(f"trainer {arguments.verb}: {error}", file=sys.stderr)
-        structlog.get_logger().error("trainer.failed", verb=arguments.verb, error=str(error))
+        print(f"{called(f'trainer {arguments.verb}')}: {error}", file=sys.stderr)
+        if structlog.is_configured():
+            get_logger().error("trainer.failed", verb=arguments.verb, error=str(error))
         return error.exit_code
 
 
@@ -59,14 +60,11 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trainer", description=__doc__)
+    parser = Parser(prog=called("trainer"), description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, run in {"work": work, **VERBS}.items():
-        verb = verbs.add_parser(name, help=run.__doc__)
-        verb.add_argument("--config", type=Path, required=True)
-        verb.add_argument("--state-dir", type=Path, required=True)
-        verb.add_argument("--name", default="" if name == "import-study" else f"foreground-{name}")
-        verb.add_argument("--json", action="store_true")
+        verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__, prog=called(f"trainer {name}"))
+        child_options(verb, "" if name == "import-study" else f"foreground-{name}")
     for name in ("trials", "show", "export", "promote", "backtest", "focus", "import-study"):
         verbs.choices[name].add_argument("--study", default="", help="which study, where a number alone is ambiguous")
     for name in ("show", "export", "backtest"):

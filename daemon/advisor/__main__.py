@@ -14,6 +14,7 @@ from daemon.child.config import load_config
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
+from daemon.child.usage import Parser, called, child_options
 from features.errors import CappuccinoError
 from features.files import read_json
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             return _show(advisor.advise(claims).path, as_json=arguments.json)
         return _serve(advisor, stop, poll_s=config.advisor.poll_s, daily_at=config.advisor.daily_at)
     except CappuccinoError as error:
-        print(f"advisor: {error}", file=sys.stderr)
+        print(f"{called('advisor')}: {error}", file=sys.stderr)
         return error.exit_code
 
 
@@ -91,14 +92,11 @@ def _serve(advisor: Advisor, stop: StopRequest, *, poll_s: float, daily_at: str)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="advisor", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--state-dir", type=Path, required=True)
-    parser.add_argument("--name", default="advisor")
+    parser = Parser(prog=called("advisor"), description=__doc__)
+    child_options(parser, "advisor")
     parser.add_argument("--once", action="store_true", help="analyse now and print the report")
     parser.add_argument("--last", action="store_true", help="print the newest report; analyse nothing")
     parser.add_argument("--claims", type=Path, help="JSON list of another report's statements, to be checked (--once)")
-    parser.add_argument("--json", action="store_true")
     return parser
 
 

@@ -5,11 +5,11 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
+from daemon.child.exits import EXIT_USAGE
+from daemon.child.usage import COMMON, Parser
 from features.errors import CappuccinoError
 
-USAGE = 64
 # verb → (module, one line); the module is imported only when its verb runs, so that `status` starts at once
 VERBS = {
     "run": ("run", "the service in the foreground: workers, trader, janitor, advisor"),
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             print(help_text(), file=sys.stderr if arguments and "--help" not in arguments else sys.stdout)
-            return 0 if not arguments or "--help" in arguments or "-h" in arguments else USAGE
+            return 0 if not arguments or "--help" in arguments or "-h" in arguments else EXIT_USAGE
         module = importlib.import_module(f"daemon.cli.{VERBS[verb][0]}")
         rest = list(arguments)
         rest.remove(verb)
@@ -88,23 +88,14 @@ def help_text() -> str:
     width = max(len(v) for v in VERBS)
     verbs = "\n".join(f"  {v:<{width}}  {text}" for v, (_, text) in VERBS.items())
     return (
-        f"usage: cappuccinoctl VERB [options]\n\n{verbs}\n\ncommon options: --config PATH (repeat to overlay), --set "
-        "section.key=value, --state-dir PATH, --json\n"
+        f"usage: cappuccinoctl VERB [options]\n\n{verbs}\n\n{COMMON}\n"
         "exit codes: 0 ok, 1 error, 2 degraded, 3 fatal, 4 down, 64 usage, 78 configuration or contract mismatch"
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage has its own exit code; argparse's 2 means "degraded" here."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
-
-
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with the options every verb shares."""
-    made = _Parser(prog=f"cappuccinoctl {verb}", description=description)
+    made = Parser(prog=f"cappuccinoctl {verb}", description=description)
     made.add_argument("--config", type=Path, action="append", default=[], help="TOML file; repeat to overlay")
     made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     made.add_argument("--state-dir", type=Path, default=None)

@@ -7,7 +7,7 @@ from daemon.advisor.desk import Desk, finished_trials
 from daemon.child.clock import SystemClock
 from daemon.child.logs import configure_logging, get_logger
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration_in_force
 from features.errors import ConfigurationError
 
 
@@ -18,7 +18,7 @@ def main(verb: str, argv: list[str]) -> int:
     arguments = options.parse_args(argv)
     if (arguments.action == "list") == bool(arguments.name):
         options.error("list takes no NAME; show, adopt and retract need one")
-    config, state_dir = configuration(arguments)
+    config, state_dir = configuration_in_force(arguments)
     study = config.study.name
     if not (state_dir / "trials" / study).is_dir():
         raise ConfigurationError(f"there is no study {study!r} in {state_dir}", hint="name it with --set study.name=…")

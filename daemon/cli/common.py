@@ -16,6 +16,17 @@ def configuration(arguments: argparse.Namespace) -> tuple[Config, Path]:
     return replace(config, run=replace(config.run, state_dir=str(state_dir))), state_dir
 
 
+def configuration_in_force(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The same, but unless the options name a configuration, the one that the daemon last ran with there."""
+    config, state_dir = configuration(arguments)
+    record = state_dir / "config.json"
+    return load_config(record) if record.exists() and not names_one(arguments) else config, state_dir
+
+
+def names_one(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.config or arguments.overrides)
+
+
 def state_directory(arguments: argparse.Namespace, config: Config) -> Path:
     chosen: Path | None = arguments.state_dir
     return chosen.expanduser().resolve() if chosen is not None else resolve_state_dir(config.run.state_dir)

@@ -15,7 +15,7 @@ from daemon.child.config import Config
 from daemon.child.logs import configure_logging
 from daemon.child.market import Waiting, candle_store, open_market, store_venue_rules, venue_of
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration_in_force
 from daemon.cli.data_report import PairReport, clock_text, other_shelves, report_text, stored_text
 from features.bars import epoch_s
 from features.errors import ConfigurationError
@@ -31,7 +31,6 @@ from features.store.store import CandleStore
 
 REREAD_BARS = 48  # of what is stored, asked again by `update`: venues correct themselves within a day or two
 FOREVER = 1 << 62
-EPOCH = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +89,7 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _subject(arguments: argparse.Namespace) -> Subject:
-    config, state_dir = configuration(arguments)
+    config, state_dir = configuration_in_force(arguments)
     if arguments.timeframe:
         config = replace(config, market=replace(config.market, timeframe_s=timeframe_of(arguments.timeframe)))
     edges = [_edge(text, config.market.timeframe_s) for text in (arguments.since, arguments.until)]
@@ -103,12 +102,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 
 def _edge(text: str | None, timeframe_s: int) -> int | None:
-    if text is None:
-        return None
-    try:
-        return epoch_s(text) // timeframe_s * timeframe_s
-    except ValueError as error:
-        raise ConfigurationError(f"{text!r} is no time", hint=f"write it as {EPOCH}") from error
+    return None if text is None else epoch_s(text) // timeframe_s * timeframe_s
 
 
 def download(subject: Subject, as_json: bool) -> int:  # noqa: FBT001

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from daemon.child.clock import SystemClock
+from daemon.child.logs import configure_logging
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration_in_force
 from daemon.doctor.finding import Finding, ok
 from daemon.doctor.judge import exit_code
 from daemon.doctor.machine import machine
@@ -35,7 +37,7 @@ def main(verb: str, argv: list[str]) -> int:
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     try:
-        config, state_dir = configuration(arguments)
+        config, state_dir = configuration_in_force(arguments)
     except ConfigurationError as error:
         remedy = error.hint or "compare with the shipped config.toml"
         yield Finding(check="configuration", level="fail", text=error.args[0], remedy=remedy)
@@ -47,6 +49,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     if arguments.offline:
         return
     print(f"asking {config.market.source} …", file=sys.stderr)
+    configure_logging(component="doctor", child="foreground", path=None, level=logging.ERROR)  # the finding says it
     yield from venue(config, SystemClock())
 
 

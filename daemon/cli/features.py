@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.child.market import feature_spec
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration_in_force
 from features.artifact import MANIFEST, PolicyArtifact
 from features.errors import ConfigurationError
 from features.indicators import REGISTRY
@@ -74,7 +74,7 @@ def _list(*, as_json: bool) -> int:
 
 
 def _view(subject: str, arguments: argparse.Namespace) -> View:
-    config, state_dir = configuration(arguments)
+    config, state_dir = configuration_in_force(arguments)
     if subject == CONFIGURED:
         return View(name=CONFIGURED, spec=feature_spec(config), scaler=None)
     if subject in PRESETS:

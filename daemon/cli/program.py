@@ -1,11 +1,12 @@
 """Verbs that another program performs: it runs as a child process with the same options."""
 
-import argparse
+import os
 import subprocess
 import sys
 
+from daemon.child.usage import CALLED
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration, names_one
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -31,18 +32,15 @@ _COMMANDS = {
 
 
 def main(verb: str, argv: list[str]) -> int:
-    options = parser(verb, f"runs {' '.join(_COMMANDS[verb])}; its own options follow")
-    arguments, extra = options.parse_known_args(argv)
+    module, *rest = _COMMANDS[verb]
+    program, said = [sys.executable, "-P", "-m", module, *rest], os.environ | {CALLED: f"cappuccinoctl {verb}"}
+    if {"-h", "--help"} & set(argv):
+        return subprocess.run([*program, "--help"], check=False, env=said).returncode
+    arguments, extra = parser(verb, "").parse_known_args(argv)
     config, state_dir = configuration(arguments)
     record = state_dir / "config.json"
-    if not record.exists() or _changed(arguments):
+    if not record.exists() or names_one(arguments):
         record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted
         write_atomic(record, config.to_json().encode())
-    module, *rest = _COMMANDS[verb]
-    command = [sys.executable, "-P", "-m", module, *rest, "--config", str(record), "--state-dir", str(state_dir)]
-    return subprocess.run([*command, *(["--json"] if arguments.json else []), *extra], check=False).returncode
-
-
-def _changed(arguments: argparse.Namespace) -> bool:
-    """Whether the caller named a configuration: otherwise the one the daemon last ran with is used."""
-    return bool(arguments.config or arguments.overrides)
+    given = ["--config", str(record), "--state-dir", str(state_dir), *(["--json"] if arguments.json else [])]
+    return subprocess.run([*program, *given, *extra], check=False, env=said).returncode

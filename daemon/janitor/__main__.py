@@ -12,6 +12,7 @@ from daemon.child.config import Config, load_config
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
+from daemon.child.usage import Parser, called, child_options
 from daemon.janitor.cards import Cards
 from daemon.janitor.plan import Plan, Space
 from daemon.janitor.schedule import Nightly
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         _serve(config, arguments.state_dir, SystemClock())
     except CappuccinoError as error:
-        print(f"janitor: {error}", file=sys.stderr)
+        print(f"{called('janitor')}: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -89,13 +90,10 @@ def text(result: Plan, *, dry_run: bool) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="janitor", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--state-dir", type=Path, required=True)
-    parser.add_argument("--name", default="janitor")
+    parser = Parser(prog=called("janitor"), description=__doc__)
+    child_options(parser, "janitor")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--json", action="store_true")
     return parser
 
 

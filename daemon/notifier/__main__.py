@@ -11,6 +11,7 @@ from daemon.child.config import Config, load_config
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
+from daemon.child.usage import Parser, called, child_options
 from daemon.notifier.messages import Message
 from daemon.notifier.senders import PING, URLS, Ping, Senders, addresses
 from daemon.notifier.shell import Notifier
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         _serve(notifier)
     except CappuccinoError as error:
-        print(f"notifier: {error}", file=sys.stderr)
+        print(f"{called('notifier')}: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -87,12 +88,9 @@ def _test(config: Config, *, as_json: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="notifier", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--state-dir", type=Path, required=True)
-    parser.add_argument("--name", default="notifier")
+    parser = Parser(prog=called("notifier"), description=__doc__)
+    child_options(parser, "notifier")
     parser.add_argument("--test", action="store_true")
-    parser.add_argument("--json", action="store_true")
     return parser
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from world import random_bars
 
-from features.bars import Bars, bars_from_candles
+from features.bars import Bars, bars_from_candles, epoch_s
 from features.errors import ContractMismatch, DataError
 
 
@@ -57,6 +57,13 @@ def test_two_candles_for_one_hour_are_refused_by_name() -> None:
     table = candles(random_bars(3, n_bars=10))
     with pytest.raises(DataError, match="two candles for"):
         bars_from_candles(pd.concat([table, table.tail(1)]), tickers=("BTC", "ETH", "LTC"), timeframe_s=3600)
+
+
+@pytest.mark.parametrize(("text", "says"), [("yesterday", "is no time"), ("2024-01-01T00:00:00", "has no time zone")])
+def test_what_is_no_time_in_utc_is_refused_with_the_form_that_is(text: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        epoch_s(text)
+    assert epoch_s("2024-01-01T00:00:00Z") == 1_704_067_200
 
 
 def test_naive_times_and_unknown_tickers_are_refused() -> None:

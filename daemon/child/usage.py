@@ -1,0 +1,33 @@
+"""The command lines of all programs: the options they share, and how wrong usage is answered."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from daemon.child.exits import EXIT_USAGE
+
+CALLED = "CAPPUCCINO_CALLED"  # what a person typed to start the program; its messages speak of that
+COMMON = "common options: --config PATH (repeat to overlay), --set section.key=value, --state-dir PATH, --json"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage has its own exit code: argparse's 2 means "degraded" here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+
+
+def called(program: str) -> str:
+    """`cappuccinoctl VERB` if that started this program, else `program`."""
+    return os.environ.get(CALLED, program)
+
+
+def child_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """What every child is started with. For `cappuccinoctl` these have other forms, so its help leaves them out."""
+    by_person = CALLED in os.environ
+    parser.epilog = COMMON if by_person else None
+    for option in ("--config", "--state-dir"):
+        parser.add_argument(option, type=Path, required=True, help=argparse.SUPPRESS if by_person else None)
+    parser.add_argument("--name", default=name, help=argparse.SUPPRESS if by_person else "of the log and the lock")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS if by_person else None)

@@ -1,0 +1,83 @@
+"""`cappuccinoctl` as it is typed: help, wrong words, and what goes to which stream."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from service import settings
+
+from daemon.child.config import parse
+from daemon.cli import VERBS
+from features.files import write_atomic
+
+
+def ctl(*words: str, state_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "daemon", *words, "--state-dir", str(state_dir)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=state_dir, timeout=120,
+        env={**os.environ, "HOME": str(state_dir)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_no_verb_has_is_wrong_usage_and_named_in_one_line(verb: str, tmp_path: Path) -> None:
+    words = {"start": ["worker-0"], "scale": ["2"], "data": ["show"], "features": ["list"], "drill": ["kill-switch"]}
+    words |= {v: ["0"] for v in ("show", "export", "backtest", "promote", "import-study", "restore")}
+    done = ctl(verb, *words.get(verb, []), "--zap", state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"cappuccinoctl {verb}: ") and "--zap" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "own"),
+    [
+        ("trials", "--top"), ("show", "trial"), ("backtest", "--fee-bps"), ("orders", "--last"), ("verify", "--since"),
+        ("advise", "--claims"), ("janitor", "--dry-run"), ("notify", "--test"), ("doctor", "--offline"),
+    ],
+)  # fmt: skip
+def test_the_help_of_a_verb_names_its_own_options_and_the_common_ones(verb: str, own: str, tmp_path: Path) -> None:
+    done = ctl(verb, "--help", state_dir=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: cappuccinoctl {verb} ")
+    assert own in done.stdout and "--state-dir" in done.stdout and "--json" in done.stdout
+    assert "--name" not in done.stdout  # of the children alone
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("show", "999"), "no study has a trial 999"), (("focus",), "at least 40 are needed"),
+        (("promote", "nope"), "no verdict on nope"), (("orders",), "no paper journal"), (("paper",), "no paper account"),
+        (("advice", "list"), "there is no study 't'"), (("restore", "nope"), "there is no backup"),
+        (("logs", "nope"), "no log of 'nope'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_said_on_stderr_alone_under_the_name_of_the_verb(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    write_atomic(tmp_path / "config.json", parse(settings()).to_json().encode())
+    done = ctl(*words, "--json", state_dir=tmp_path)
+    assert done.returncode in (1, 78) and done.stdout == ""
+    assert says in done.stderr and done.stderr.startswith("cappuccinoctl") and "Traceback" not in done.stderr
+
+
+def test_verbs_take_the_configuration_that_the_daemon_last_ran_with_unless_one_is_named(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "config.json", parse(settings()).to_json().encode())
+
+    def venue(*words: str) -> str:
+        return str(json.loads(ctl("data", "show", "--json", *words, state_dir=tmp_path).stdout)["venue"])
+
+    assert venue().startswith("simulated")
+    assert not venue("--set", "market.source=recorded", "--set", "market.recorded_path=x").startswith("simulated")
+
+
+def test_the_findings_of_a_doctor_whose_venue_is_away_are_all_that_a_script_reads(tmp_path: Path) -> None:
+    done = ctl("doctor", "--json", "--set", "market.api_url=http://127.0.0.1:9", state_dir=tmp_path)
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert findings["venue"]["level"] == "fail" and findings["venue"]["remedy"]
+    assert "market_data.retry" not in done.stderr
