@@ -27,6 +27,11 @@ def names_one(arguments: argparse.Namespace) -> bool:
     return bool(arguments.config or arguments.overrides)
 
 
+def begin(state_dir: Path) -> None:
+    """Make the state directory, for its owner alone as the units do, if it is not there."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def state_directory(arguments: argparse.Namespace, config: Config) -> Path:
     chosen: Path | None = arguments.state_dir
     return chosen.expanduser().resolve() if chosen is not None else resolve_state_dir(config.run.state_dir)

@@ -15,7 +15,7 @@ from daemon.child.config import Config
 from daemon.child.logs import configure_logging
 from daemon.child.market import Waiting, candle_store, open_market, store_venue_rules, venue_of
 from daemon.cli import parser
-from daemon.cli.common import configuration_in_force
+from daemon.cli.common import begin, configuration_in_force
 from daemon.cli.data_report import PairReport, clock_text, other_shelves, report_text, stored_text
 from features.bars import epoch_s
 from features.errors import ConfigurationError
@@ -59,6 +59,7 @@ class Subject:
         return opened if isinstance(opened, LiveSource) else CopiedSource(opened, quote=self.config.market.quote)
 
     def filler(self, source: CandleSource, waiting: Waiting, on_bars: Callable[[int], None]) -> Filler:
+        begin(self.state_dir)
         return Filler(
             self.store, source, venue=self.venue, timeframe_s=self.timeframe_s, clock_now_s=waiting.now_s,
             pause=waiting.pause, on_bars=on_bars,

@@ -17,6 +17,7 @@ from typing import Any
 from daemon.child.clock import SystemClock
 from daemon.child.config import load_config
 from daemon.cli import parser, shipped_config
+from daemon.cli.common import begin
 from daemon.cli.status import current
 from daemon.status.record import Status
 from daemon.status.render import span
@@ -47,6 +48,7 @@ def main(verb: str, argv: list[str]) -> int:
     default = Path("demo-state") / f"{clock.now_utc():%Y%m%dT%H%M%SZ}"
     state_dir = (arguments.state_dir or default).resolve()
     config = replace(config, run=replace(config.run, state_dir=str(state_dir)))
+    begin(state_dir)
     given = state_dir / "demo.json"
     write_atomic(given, config.to_json().encode())
     began_s = clock.monotonic_s()

@@ -6,7 +6,7 @@ import sys
 
 from daemon.child.usage import CALLED
 from daemon.cli import parser
-from daemon.cli.common import configuration, names_one
+from daemon.cli.common import begin, configuration, names_one
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -41,6 +41,7 @@ def main(verb: str, argv: list[str]) -> int:
     record = state_dir / "config.json"
     if not record.exists() or names_one(arguments):
         record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted
+        begin(state_dir)
         write_atomic(record, config.to_json().encode())
     given = ["--config", str(record), "--state-dir", str(state_dir), *(["--json"] if arguments.json else [])]
     return subprocess.run([*program, *given, *extra], check=False, env=said).returncode

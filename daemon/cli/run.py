@@ -6,7 +6,7 @@ import os
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import begin, configuration
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -17,6 +17,7 @@ def main(verb: str, argv: list[str]) -> int:
 
     from daemon.supervisor import Doors, Supervisor, log_to
 
+    begin(state_dir)
     log_to(state_dir)
     doors = Doors(clock=SystemClock(), jitter=_uniform, load=lambda: _again(arguments))
     return Supervisor(config=config, state_dir=state_dir, doors=doors, until_finished=arguments.until_finished).run()

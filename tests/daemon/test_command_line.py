@@ -2,8 +2,10 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ from daemon.cli import VERBS
 from features.files import write_atomic
 
 
-def ctl(*words: str, state_dir: Path) -> subprocess.CompletedProcess[str]:
+def ctl(*words: str, state_dir: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "daemon", *words, "--state-dir", str(state_dir)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=state_dir, timeout=120,
+        command, capture_output=True, text=True, check=False, cwd=cwd or state_dir, timeout=120,
         env={**os.environ, "HOME": str(state_dir)},
     )  # fmt: skip
 
@@ -64,6 +66,27 @@ def test_what_cannot_be_answered_is_said_on_stderr_alone_under_the_name_of_the_v
     done = ctl(*words, "--json", state_dir=tmp_path)
     assert done.returncode in (1, 78) and done.stdout == ""
     assert says in done.stderr and done.stderr.startswith("cappuccinoctl") and "Traceback" not in done.stderr
+
+
+def test_a_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    write_atomic(given, parse(settings()).to_json().encode())
+    for words in (("trials",), ("data", "download")):
+        made = tmp_path / words[0]
+        ctl(*words, "--config", str(given), state_dir=made, cwd=tmp_path)
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700, words
+    made = tmp_path / "run"
+    with (tmp_path / "daemon.out").open("wb") as out:
+        command = [sys.executable, "-P", "-m", "daemon", "run", "--config", str(given), "--state-dir", str(made)]
+        daemon = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        deadline_s = time.monotonic() + 60
+        while not (made / "status.json").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    finally:
+        daemon.terminate()
+        assert daemon.wait(50) == 0
 
 
 def test_verbs_take_the_configuration_that_the_daemon_last_ran_with_unless_one_is_named(tmp_path: Path) -> None:
