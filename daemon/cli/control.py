@@ -72,7 +72,7 @@ def _wait(
     until_s = clock.monotonic_s() + (float("inf") if verb == "drain" else WAIT_S)
     fresh = [*reply.get("restarted", ()), *reply.get("added", ()), *([child] if verb == "restart" else [])]
     gone = [*reply.get("removed", ()), *([child] if verb == "stop" and child else [])]
-    left: list[str] = []
+    left, note = list[str](), ""
     while clock.monotonic_s() < until_s:
         try:
             children = {c["name"]: c for c in control.ask(state_dir, "status")["status"]["children"]}
@@ -89,7 +89,9 @@ def _wait(
         left += [n for n in gone if n in children and children[n]["pid"] is not None]
         if verb != "drain" and not left and (verb != "stop" or child):
             return
-        print(f"\rwaiting for {', '.join(left) or 'the daemon to end'}\033[K", end="", file=sys.stderr, flush=True)
+        note, told = f"waiting for {', '.join(left) or 'the daemon to end'}", note
+        if note != told:
+            print(note, file=sys.stderr, flush=True)
         clock.sleep(POLL_S)
     raise NotInTime(f"not over within {WAIT_S:g} s: {', '.join(left) or verb}", hint="see cappuccinoctl status")
 
