@@ -14,7 +14,7 @@ from daemon.child.locks import sole
 from daemon.child.logs import configure_logging, get_logger
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
-from daemon.child.usage import Parser, called, child_options
+from daemon.child.usage import Parser, at_least_one, called, child_options
 from features.errors import CappuccinoError
 from trainer.verbs import VERBS, require_own
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("show", "export", "backtest"):
         verbs.choices[name].add_argument("trial", type=int)
     verbs.choices["focus"].add_argument("--trial", type=int, default=None, help="this one again, on ten seeds")
-    verbs.choices["trials"].add_argument("--top", type=int, default=20)
+    verbs.choices["trials"].add_argument("--top", type=at_least_one, default=20)
     verbs.choices["trials"].add_argument("--all", action="store_true", help="those without a score too")
     verbs.choices["promote"].add_argument("candidate", help="a trial's number, or the beginning of an artifact's id")
     verbs.choices["backtest"].add_argument("--fee-bps", type=float, default=None, help="per side; the configured fee")

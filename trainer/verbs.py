@@ -57,7 +57,11 @@ def validate(config: Config, arguments: argparse.Namespace) -> int:
 def trials(config: Config, arguments: argparse.Namespace) -> int:
     """List the study's trials, best first; --all with those that failed or were given up."""
     study = arguments.study or config.study.name
-    records = [read_json(p) for p in (arguments.state_dir / "trials" / study).glob("*/trial.json")]
+    folder = arguments.state_dir / "trials" / study
+    if arguments.study and not folder.is_dir():
+        known = ", ".join(sorted(p.name for p in folder.parent.glob("*/"))) or "none"
+        raise ConfigurationError(f"there is no study {study!r} in {arguments.state_dir}", hint=f"known: {known}")
+    records = [read_json(p) for p in folder.glob("*/trial.json")]
     if not arguments.all:
         records = [r for r in records if r.get("score") is not None]
     unscored = float("-inf")

@@ -18,6 +18,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
 
 
+def at_least_one(text: str) -> int:
+    """For `type=`: a count of things to show."""
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {count}")
+    return count
+
+
 def called(program: str) -> str:
     """`cappuccinoctl VERB` if that started this program, else `program`."""
     return os.environ.get(CALLED, program)

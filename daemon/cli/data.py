@@ -54,6 +54,15 @@ class Subject:
         market = self.config.market
         return {t: self.store.shelf(self.venue, self.timeframe_s, f"{t}-{market.quote}") for t in market.tickers}
 
+    def stored(self) -> dict[str, Shelf]:
+        """Those that there are; ConfigurationError when nothing is: a check of nothing finds nothing."""
+        found = {ticker: shelf for ticker, shelf in self.shelves().items() if shelf.path.is_dir()}
+        if not found:
+            raise ConfigurationError(
+                f"nothing of {self.venue} is stored in {self.state_dir}", hint="cappuccinoctl data download fetches it"
+            )
+        return found
+
     def source(self, waiting: Waiting) -> CandleSource:
         opened = open_market(self.config, waiting)
         return opened if isinstance(opened, LiveSource) else CopiedSource(opened, quote=self.config.market.quote)
@@ -146,7 +155,7 @@ def verify(subject: Subject, as_json: bool) -> int:  # noqa: FBT001
     """read every stored file; exit 1 with each finding and its remedy"""
     found: list[Finding] = []
     notes: list[str] = []
-    for shelf in subject.shelves().values():
+    for shelf in subject.stored().values():
         wrong = findings(shelf)
         found += wrong
         if not wrong:
@@ -201,6 +210,7 @@ def show(subject: Subject, as_json: bool) -> int:  # noqa: FBT001
 
 def hashes(subject: Subject, as_json: bool) -> int:  # noqa: FBT001
     """SHA-256 of the candles of a range, the same however they are stored"""
+    subject.stored()
     reports = subject.reports()
     whole = candles_sha256({r.pair: r.candles for r in reports})
     if as_json:

@@ -2,6 +2,7 @@
 
 import json
 
+from daemon.child.usage import at_least_one
 from daemon.cli import parser
 from daemon.cli.common import configuration
 from daemon.history import read_crashes, read_events
@@ -10,7 +11,7 @@ from daemon.history import read_crashes, read_events
 def main(verb: str, argv: list[str]) -> int:
     options = parser(verb, __doc__)
     options.add_argument("child", nargs="?", default="")
-    options.add_argument("-n", "--lines", type=int, default=40)
+    options.add_argument("-n", "--lines", type=at_least_one, default=40)
     options.add_argument(
         "--crash", action="store_true", help="the newest crash with the last output, stack dump included"
     )

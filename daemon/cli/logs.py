@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.child.clock import SystemClock
+from daemon.child.usage import at_least_one
 from daemon.cli import parser
 from daemon.cli.common import configuration
 from features.errors import ConfigurationError
@@ -17,7 +18,7 @@ def main(verb: str, argv: list[str]) -> int:
     options = parser(verb, __doc__)
     options.add_argument("child", nargs="?", default="supervisor")
     options.add_argument("-f", "--follow", action="store_true")
-    options.add_argument("-n", "--lines", type=int, default=40)
+    options.add_argument("-n", "--lines", type=at_least_one, default=40)
     arguments = options.parse_args(argv)
     state_dir = arguments.state_dir or configuration(arguments)[1]
     path = state_dir / "logs" / f"{arguments.child}.jsonl"

@@ -56,7 +56,8 @@ def test_the_help_of_a_verb_names_its_own_options_and_the_common_ones(verb: str,
         (("show", "999"), "no study has a trial 999"), (("focus",), "at least 40 are needed"),
         (("promote", "nope"), "no verdict on nope"), (("orders",), "no paper journal"), (("paper",), "no paper account"),
         (("advice", "list"), "there is no study 't'"), (("restore", "nope"), "there is no backup"),
-        (("logs", "nope"), "no log of 'nope'"),
+        (("logs", "nope"), "no log of 'nope'"), (("trials", "--study", "nope"), "there is no study 'nope'"),
+        (("data", "verify"), "nothing of simulated"), (("data", "hash"), "nothing of simulated"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_said_on_stderr_alone_under_the_name_of_the_verb(
@@ -66,6 +67,14 @@ def test_what_cannot_be_answered_is_said_on_stderr_alone_under_the_name_of_the_v
     done = ctl(*words, "--json", state_dir=tmp_path)
     assert done.returncode in (1, 78) and done.stdout == ""
     assert says in done.stderr and done.stderr.startswith("cappuccinoctl") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("trials", "--top", "0"), ("orders", "--last", "-1"), ("logs", "-n", "0"), ("events", "--lines", "-3")]
+)
+def test_how_many_to_show_is_at_least_one(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = ctl(*words, state_dir=tmp_path)
+    assert done.returncode == 64 and f"must be 1 or more, got {words[-1]}" in done.stderr
 
 
 def test_a_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
