@@ -104,17 +104,24 @@ def show(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001 
     lines = [_line(record["study"], record), f"  rung {reached}", ""]
     lines += [f"  {name:<30}{value}" for name, value in sorted(record.get("parameters", {}).items())]
     lines += [
-        f"\n  {name:<30}{record[name]}" for name in ("artifact", "worker", "seconds", "flags") if record.get(name)
+        f"\n  {name:<30}{_short(record[name])}"
+        for name in ("artifact", "worker", "seconds", "flags")
+        if record.get(name)
     ]
-    lines += [f"  {name:<30}{value}" for name, value in record.get("validation", {}).items()]
-    for found in ("screening", "cross_validation"):
-        lines += [f"  {f'{found}: {name}':<30}{value}" for name, value in record.get(found, {}).items()]
+    for found in ("validation", "screening", "cross_validation"):
+        lines += [f"\n  {found}"] * bool(record.get(found))
+        lines += [f"  {name:<30}{_short(value)}" for name, value in record.get(found, {}).items()]
     lines.append(f"\n  {len(replicates)} trainings on fresh seeds")
     for verdict in judged:
         failed = ", ".join(dict.fromkeys(g["gate"] for g in verdict["gates"] if not g["passed"])) or "none"
         lines.append(f"  {verdict['report']}: {verdict['candidate']}, failed gates: {failed}")
     print("\n".join(lines))
     return 0
+
+
+def _short(value: object) -> str:
+    """For a person; --json has every digit."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def export(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001
