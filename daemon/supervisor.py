@@ -254,9 +254,11 @@ class Supervisor:
     def _scale(self, workers: Any) -> dict[str, Any]:
         if type(workers) is not int or workers < 0:
             raise Refused(f"cannot scale to {workers!r} workers", hint="give a number, 0 or more")
+        if self._fleet.draining:
+            raise Refused("too late: the workers finish their trials, then all stops")
         changed = self._reshape(replace(self._config, study=replace(self._config.study, workers=workers)))
         said = "; ".join(f"{k} {', '.join(v)}" for k, v in changed.items() if v)
-        return {"done": f"{workers} workers: {said or 'as before'}", **changed}
+        return {"done": f"{workers} worker{'s' * (workers != 1)}: {said or 'as before'}", **changed}
 
     def _reshape(self, config: Config) -> dict[str, list[str]]:
         """Take another configuration. {"restarted", "added", "removed"}: names. Raises CappuccinoError, changing nothing."""

@@ -182,7 +182,7 @@ class Trader:
         self._requests = Requests(self.state_dir, after=int(meta.get("operator_number", 0)))
         self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
         self._pointer_stamp_ns = -1
-        books.callback(lambda: self._write_status(force=True))
+        books.callback(lambda: self._picture.write(self._record, force=True))
         self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
@@ -196,8 +196,7 @@ class Trader:
             if self._deciding.holding is not None or self.config.paper.start_without_champion:
                 self.progress.ready()
                 return True
-            self._pulse("waiting for the first judgement")
-            self._write_status()
+            self._tell("waiting for the first judgement")
             self.clock.sleep(POLL_S)
         return False
 
@@ -223,7 +222,7 @@ class Trader:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
             self._look_around()
-            self._pulse(self._note())
+            self._tell(self._note())
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
                 self.clock.sleep(wait_s)
@@ -259,8 +258,7 @@ class Trader:
         if news.losing:
             self.log.error("trader.losing", against=EQUAL, false_alarm=self.config.paper.loss_alarm)
         self._drill_if_due()
-        self._pulse(self._note())
-        self._write_status()
+        self._tell(self._note())
         self._orders.rest()
 
     def _halt_if_books_differ(self) -> None:
@@ -374,16 +372,17 @@ class Trader:
         """Until the time is over or a stop is asked for, seen alive all the while."""
         until_s = self.clock.monotonic_s() + seconds
         while not self.should_stop() and self.clock.monotonic_s() < until_s:
-            self._pulse("the market does not answer")
-            self._write_status()
+            self._tell("the market does not answer")
             self.clock.sleep(min(1.0, until_s - self.clock.monotonic_s()))
 
     def _note(self) -> str:
         halted = " HALTED" if self._session.phase is Phase.HALTED else ""
         return f"{utc_text(self._settled_s)} equity {self._worth():.2f}{halted}"
 
-    def _write_status(self, *, force: bool = False) -> None:
-        self._picture.write(self._record, force=force)
+    def _tell(self, note: str) -> None:
+        """Seen alive, and as it is: what an operator asked for shows before the next bar."""
+        self._pulse(note)
+        self._picture.write(self._record)
 
     def _record(self) -> dict[str, Any]:
         close, started_with = self._newest.close[0], self.config.account.initial_cash

@@ -25,6 +25,14 @@ def at_least_one(text: str) -> int:
     return count
 
 
+def directory(text: str) -> Path:
+    """For `type=`: one that is there or can be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is no directory")
+    return path
+
+
 def called(program: str) -> str:
     """`cappuccinoctl VERB` if that started this program, else `program`."""
     return os.environ.get(CALLED, program)

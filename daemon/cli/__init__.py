@@ -1,13 +1,14 @@
 """`cappuccinoctl`: one file per verb; only `main` turns errors into exit codes."""
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
 from pathlib import Path
 
 from daemon.child.exits import EXIT_USAGE
-from daemon.child.usage import COMMON, Parser
+from daemon.child.usage import COMMON, Parser, directory
 from features.errors import CappuccinoError
 
 # verb → (module, one line); the module is imported only when its verb runs, so that `status` starts at once
@@ -64,15 +65,18 @@ VERBS = {
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    verb = next((a for a in arguments if not a.startswith("-")), None)
+    verb = arguments[0] if arguments else "--help"
     try:
+        if verb in ("-h", "--help"):
+            print(help_text())
+            return 0
         if verb not in VERBS:
-            print(help_text(), file=sys.stderr if arguments and "--help" not in arguments else sys.stdout)
-            return 0 if not arguments or "--help" in arguments or "-h" in arguments else EXIT_USAGE
+            close = difflib.get_close_matches(verb, VERBS, n=1)
+            said = f"did you mean {close[0]}?" if close else "the verb comes first; cappuccinoctl --help lists them"
+            print(f"cappuccinoctl: {verb!r} is no verb ({said})", file=sys.stderr)
+            return EXIT_USAGE
         module = importlib.import_module(f"daemon.cli.{VERBS[verb][0]}")
-        rest = list(arguments)
-        rest.remove(verb)
-        code: int = module.main(verb, rest)
+        code: int = module.main(verb, arguments[1:])
     except CappuccinoError as error:
         print(f"cappuccinoctl: {error}", file=sys.stderr)
         return error.exit_code
@@ -98,7 +102,7 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
     made = Parser(prog=f"cappuccinoctl {verb}", description=description)
     made.add_argument("--config", type=Path, action="append", default=[], help="TOML file; repeat to overlay")
     made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    made.add_argument("--state-dir", type=Path, default=None)
+    made.add_argument("--state-dir", type=directory, default=None)
     made.add_argument("--json", action="store_true")
     return made
 

@@ -54,6 +54,7 @@ def main(verb: str, argv: list[str]) -> int:
     began_s = clock.monotonic_s()
     print(f"cappuccino demo: {config.study.target_trials} trials by {config.study.workers} workers in the simulated")
     print(f"`{config.simulation.world}` world, then a fortnight of paper trading. State and logs: {state_dir}\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an end like any other: the daemon's too
     command = [sys.executable, "-P", "-m", "daemon", "run", "--until-finished", "--config", str(given)]
     with (state_dir / "demo.out").open("wb") as output:
         daemon = subprocess.Popen([*command, "--state-dir", str(state_dir)], stdout=output, stderr=output)
@@ -140,6 +141,8 @@ def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float)
         f"{verified['decisions']} decisions, {verified['fills']} fills and {verified['marks']} account marks re-derived"
     )
     print(f"from the stored bars by the training path: {len(verified['mismatches'])} mismatches")
+    if json.loads((state_dir / "champion.json").read_bytes())["champion"] is None:
+        print("no champion is a normal verdict: eight short trials seldom show more than luck would")
     print(f"took {span(took_s)}; artifacts, reports, logs and the paper journal: {state_dir}")
     return 0 if killed and lost == 0 and not verified["mismatches"] else 1
 

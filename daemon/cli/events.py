@@ -29,7 +29,8 @@ def main(verb: str, argv: list[str]) -> int:
     for record, text in zip(records, texts, strict=True):
         print(json.dumps(record) if arguments.json else text)
     if not records and not arguments.json:
-        print("nothing has happened" if not arguments.crash else "no crash is on record")
+        whose = f" of {arguments.child}" if arguments.child else ""
+        print(f"no crash{whose} is on record" if arguments.crash else f"no event{whose} is on record")
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from daemon.child.usage import CALLED
 from daemon.cli import parser
 from daemon.cli.common import begin, configuration, names_one
+from features.errors import ConfigurationError
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -29,6 +30,7 @@ _COMMANDS = {
     "notify": ("daemon.notifier", "--test"),
     "janitor": ("daemon.janitor", "--once"),
 }
+_BEGIN = frozenset({"train", "bench", "import-study", "notify"})  # what makes sense before there is anything
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -38,6 +40,8 @@ def main(verb: str, argv: list[str]) -> int:
         return subprocess.run([*program, "--help"], check=False, env=said).returncode
     arguments, extra = parser(verb, "").parse_known_args(argv)
     config, state_dir = configuration(arguments)
+    if verb not in _BEGIN and not state_dir.is_dir():
+        raise ConfigurationError(f"there is nothing at {state_dir}", hint="--state-dir names another; `run` begins one")
     record = state_dir / "config.json"
     if not record.exists() or names_one(arguments):
         record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted

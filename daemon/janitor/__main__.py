@@ -72,7 +72,8 @@ def text(result: Plan, *, dry_run: bool) -> str:
     """What goes and why, what stays and why, disk by disk."""
     lines = [f"disk {result.space}" + (": no new trials" if result.hold_trials else "")]
     for v in result.disks:
-        reserve = {(True, False): ", reserve given up", (False, True): ", reserve made anew"}.get(
+        would = "would be " if dry_run else ""
+        reserve = {(True, False): f", reserve {would}given up", (False, True): f", reserve {would}made anew"}.get(
             (v.free_reserve, v.make_reserve), ""
         )
         lines.append(f"  {v.disk.name:<10}{v.space}, {v.disk.free_bytes / 1e9:.2f} GB free{reserve}")

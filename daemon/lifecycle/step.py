@@ -269,7 +269,7 @@ def _reshape(fleet: Fleet, event: Reshape) -> Step:
     effects: list[Effect] = []
     names = [s.name for s in event.specs]
     known = {c.spec.name: c for c in fleet.children}
-    children = [known.get(s.name) or Child(spec=s, due_s=event.now_s) for s in event.specs]
+    children = [known.get(s.name) or Child(spec=s, since_s=event.now_s, due_s=event.now_s) for s in event.specs]
     leaving = [replace(c, retiring=True, wanted=False) for n, c in known.items() if n not in names]
     fleet = replace(fleet, policy=event.policy, children=(*children, *leaving))
     for c in leaving:

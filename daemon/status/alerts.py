@@ -62,7 +62,7 @@ def _paper(status: Status, timeframe_s: int) -> Iterator[Alert]:
     if paper.losing:
         text = f"the paper account loses against 1/N beyond chance (e-value {paper.loss_evidence:.0f}, {paper.loss_days} days)"
         yield Alert(level="warn", text=text, remedy="cappuccinoctl report")
-    if paper.waiting and paper.state == "trading":
+    if paper.waiting and paper.state in ("trading", "idle"):
         yield Alert(level="warn", text=f"nothing is decided: {paper.waiting}", remedy="cappuccinoctl logs paper_trader")
     late = paper.decision_age_s is not None and paper.decision_age_s > DECISION_LATE_BARS * timeframe_s
     if late and paper.state == "trading":

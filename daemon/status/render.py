@@ -104,7 +104,8 @@ def _study(s: Study, width: int, paint: Paint) -> Iterator[str]:
     yield _cut("  " + ", ".join(counts), width)
     p = s.pace
     if p.median_s is not None:
-        rate = "" if p.per_hour is None else f"{p.per_hour:.3g} trials/h, "
+        many = p.per_hour is not None and p.per_hour >= 1000
+        rate = "" if p.per_hour is None else f"{p.per_hour:{',.0f' if many else '.3g'}} trials/h, "
         busy = "" if p.busy is None else f", workers {100 * p.busy:.0f} % busy"
         yield from _wrapped(f"  {rate}median {span(p.median_s)}{busy}", width)
     if s.samples_per_s is not None:

@@ -24,6 +24,30 @@ def ctl(*words: str, state_dir: Path, cwd: Path | None = None) -> subprocess.Com
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("staus",), "'staus' is no verb (did you mean status?)"), (("--version",), "the verb comes first"),
+        (("logs", "--state-dir", "{file}"), "is no directory"), (("trials", "--state-dir", "{file}"), "is no directory"),
+    ],
+)  # fmt: skip
+def test_what_is_no_verb_and_what_is_no_directory_is_wrong_usage(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-P", "-m", "daemon", *(w.format(file=tmp_path / "file") for w in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["trials", "show", "report", "advise", "janitor", "validate"])
+def test_looking_at_what_is_not_there_makes_nothing(verb: str, tmp_path: Path) -> None:
+    done = ctl(verb, *(["0"] if verb == "show" else []), state_dir=tmp_path / "typo", cwd=tmp_path)
+    assert done.returncode == 78 and "there is nothing at" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_that_no_verb_has_is_wrong_usage_and_named_in_one_line(verb: str, tmp_path: Path) -> None:
     words = {"start": ["worker-0"], "scale": ["2"], "data": ["show"], "features": ["list"], "drill": ["kill-switch"]}
@@ -56,7 +80,8 @@ def test_the_help_of_a_verb_names_its_own_options_and_the_common_ones(verb: str,
         (("show", "999"), "no study has a trial 999"), (("focus",), "at least 40 are needed"),
         (("promote", "nope"), "no verdict on nope"), (("orders",), "no paper journal"), (("paper",), "no paper account"),
         (("advice", "list"), "there is no study 't'"), (("restore", "nope"), "there is no backup"),
-        (("logs", "nope"), "no log of 'nope'"), (("trials", "--study", "nope"), "there is no study 'nope'"),
+        (("logs", "nope"), "no log of 'nope'"), (("logs", "../config"), "no log of"),
+        (("trials", "--study", "nope"), "there is no study 'nope'"),
         (("data", "verify"), "nothing of simulated"), (("data", "hash"), "nothing of simulated"),
     ],
 )  # fmt: skip
@@ -80,7 +105,7 @@ def test_how_many_to_show_is_at_least_one(words: tuple[str, ...], tmp_path: Path
 def test_a_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     given = tmp_path / "given.json"
     write_atomic(given, parse(settings()).to_json().encode())
-    for words in (("trials",), ("data", "download")):
+    for words in (("notify", "--test"), ("data", "download")):
         made = tmp_path / words[0]
         ctl(*words, "--config", str(given), state_dir=made, cwd=tmp_path)
         assert stat.S_IMODE(made.stat().st_mode) == 0o700, words
