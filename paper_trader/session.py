@@ -55,7 +55,7 @@ class Session:
     @property
     def shown(self) -> str:
         """One word for a person: what the trader is doing."""
-        if self.phase is not Phase.TRADING or self.operator is Standing.TRADE:
+        if self.phase is Phase.HALTED or self.operator is Standing.TRADE:
             return str(self.phase)
         return "paused" if self.operator is Standing.PAUSE else "flattened"
 

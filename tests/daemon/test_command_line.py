@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from service import settings
 
@@ -121,6 +123,20 @@ def test_a_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     finally:
         daemon.terminate()
         assert daemon.wait(50) == 0
+
+
+def test_a_demo_that_is_ended_ends_its_daemon(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "daemon", "demo", "--state-dir", str(tmp_path / "state")]
+    with (tmp_path / "demo.out").open("wb") as out:
+        demo = subprocess.Popen(command, stdout=out, stderr=out)
+    pids = tmp_path / "state" / "status.json"
+    deadline_s = time.monotonic() + 60
+    while not pids.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    supervisor = psutil.Process(json.loads(pids.read_bytes())["daemon"]["pid"])
+    demo.terminate()
+    assert demo.wait(60) == 128 + signal.SIGTERM
+    assert not supervisor.is_running()
 
 
 def test_verbs_take_the_configuration_that_the_daemon_last_ran_with_unless_one_is_named(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def trials(state_dir: Path) -> list[dict[str, object]]:
 def test_draining_lets_every_worker_finish_its_trial_and_then_stops_the_daemon(tmp_path: Path) -> None:
     with staged(tmp_path, {**ALL, "worker": ("trials", "1.5")}, study={"workers": 3}) as stage:
         assert stage.process is not None
+        assert stage.ctl("drain").returncode == 0
+        late = stage.ctl("scale", "4")
+        assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
         done = stage.ctl("drain", "--wait")
         assert done.returncode == 0, done.stderr
         assert stage.process.wait(10) == 0

@@ -118,6 +118,7 @@ def test_an_operator_stops_starts_pauses_and_resumes(tmp_path: Path) -> None:
         ("[study]\nworker = 2\n", "unknown key study.worker"), ("[studdy]\n", "unknown section [studdy]"),
         ("[study]\nworkers = 'two'\n", "study.workers must be of type int"), ("[study\n", "is not valid"),
         ("[costs]\nfee_bps = -1.0\n", "costs.fee_bps must not be negative"),
+        ("[allocation]\nmax_weight = 7.0\n", "allocation.max_weight must be between 0 and 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_refused_by_name_with_exit_78_and_starts_nothing(
@@ -130,6 +131,22 @@ def test_a_wrong_configuration_is_refused_by_name_with_exit_78_and_starts_nothin
     assert done.returncode == 78
     assert words in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_asked_of_a_trader_that_waits_for_a_bar_shows_at_once(tmp_path: Path) -> None:
+    """The simulated market has ended and the clock is live: no bar comes, and the account is there all the same."""
+    service = Service(tmp_path, settings(paper={"clock": "live", "replay_start_utc": ""}, study={"workers": 0}))
+    service.start()
+    try:
+        service.until(lambda: (service.status()["paper"] or {}).get("waiting"))
+        assert "nothing is decided: no bar for" in service.ctl("status").stdout
+        assert service.ctl("pause", "trading").returncode == 0
+        service.until(lambda: service.status()["paper"]["state"] == "paused", within_s=10)
+        assert service.ctl("resume", "trading").returncode == 0
+        service.until(lambda: service.status()["paper"]["state"] != "paused", within_s=10)
+    finally:
+        service.daemon.terminate()  # type: ignore[union-attr]
+        service.daemon.wait(50)  # type: ignore[union-attr]
 
 
 def test_a_child_whose_configuration_is_wrong_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
