@@ -5,6 +5,8 @@ service; only the market is simulated and its clock runs fast. The simulated wor
 chosen so that there is something to find (docs/decisions.md); nothing here is performance.
 """
 
+import argparse
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from daemon.child.clock import SystemClock
@@ -38,12 +41,19 @@ SETTINGS = (
 KILL_AT_BAR = 120
 POLL_S = 0.5
 LINE_EVERY_S = 5.0
+REASON_CHARACTERS = 160
 
 
 def main(verb: str, argv: list[str]) -> int:
-    options = parser(verb, __doc__)
-    arguments = options.parse_args(argv)
-    clock = SystemClock()
+    arguments = parser(verb, __doc__).parse_args(argv)
+    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        ended = _run(arguments, SystemClock())
+    if arguments.json:
+        print(json.dumps(ended))
+    return 0 if ended["killed_at_bar"] and not ended["lost_bars"] and not ended["mismatches"] else 1
+
+
+def _run(arguments: argparse.Namespace, clock: SystemClock) -> dict[str, Any]:
     config = load_config(shipped_config(), arguments.config, [*SETTINGS, *arguments.overrides])
     default = Path("demo-state") / f"{clock.now_utc():%Y%m%dT%H%M%SZ}"
     state_dir = (arguments.state_dir or default).resolve()
@@ -97,7 +107,8 @@ class _Watcher:
         if fresh == self._printed and at_s < self._line_due_s:
             return
         if champion and fresh["champion"] != self._printed.get("champion"):
-            print(f"{span(at_s):>12}  judged: {champion.reason}")
+            reason = shorten(champion.reason, REASON_CHARACTERS, placeholder=" … (the report is at the end)")
+            print(f"{span(at_s):>12}  judged: {reason}")
         self._printed, self._line_due_s = fresh, at_s + LINE_EVERY_S
         if champion is None or study.finished < study.target:
             notes = [c.note for c in status.children if c.kind == "worker" and c.pid and c.note]
@@ -122,8 +133,8 @@ class _Watcher:
         )
 
 
-def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float) -> int:
-    """What came of it; exit 0 only if every decision was re-derived and the kill lost nothing."""
+def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float) -> dict[str, Any]:
+    """What came of it: all is well only if every decision was re-derived and the kill lost nothing."""
     report = max((state_dir / "reports").glob("judgement-*.txt")).read_text()
     verified = json.loads(_program("paper_trader", "verify", given, state_dir, "--json"))
     paper = json.loads((state_dir / "paper" / "status.json").read_bytes())
@@ -141,10 +152,15 @@ def _last_screen(state_dir: Path, given: Path, watcher: _Watcher, took_s: float)
         f"{verified['decisions']} decisions, {verified['fills']} fills and {verified['marks']} account marks re-derived"
     )
     print(f"from the stored bars by the training path: {len(verified['mismatches'])} mismatches")
-    if json.loads((state_dir / "champion.json").read_bytes())["champion"] is None:
+    champion = json.loads((state_dir / "champion.json").read_bytes())["champion"]
+    if champion is None:
         print("no champion is a normal verdict: eight short trials seldom show more than luck would")
     print(f"took {span(took_s)}; artifacts, reports, logs and the paper journal: {state_dir}")
-    return 0 if killed and lost == 0 and not verified["mismatches"] else 1
+    return {
+        "schema": 1, "champion": champion, "killed_at_bar": killed and killed["processed_bars"], "lost_bars": lost,
+        "decisions": verified["decisions"], "mismatches": verified["mismatches"], "took_s": round(took_s, 1),
+        "state_dir": str(state_dir),
+    }  # fmt: skip
 
 
 def _program(module: str, verb: str, given: Path, state_dir: Path, *options: str) -> str:
