@@ -121,7 +121,9 @@ def show(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001 
 
 def _short(value: object) -> str:
     """For a person; --json has every digit."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def export(config: Config, arguments: argparse.Namespace) -> int:  # noqa: ARG001

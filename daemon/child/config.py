@@ -336,14 +336,12 @@ def _check(config: Config) -> None:
 
 
 def _check_limits(config: Config) -> None:
-    """Fractions that can be off: 1 for what is a ceiling, 0 for the others."""
+    """Fractions; those of risk and screening can be off: 1 for what is a ceiling, 0 for the others."""
+    for name in ("min_cash_reserve", "max_weight", "no_trade_band"):
+        if (share := getattr(config.allocation, name)) > 1:
+            raise ConfigurationError(f"allocation.{name} must be between 0 and 1, got {share}")
     risk, off_at_1, off_at_0 = config.risk, "above 0, at most 1 (off)", "below 1 (0 is off)"
     shares = [(f"risk.{n}", getattr(risk, n), off_at_1) for n in ("max_weight", "max_drawdown")]
-    for name in ("min_cash_reserve", "max_weight", "no_trade_band"):
-        if getattr(config.allocation, name) > 1:
-            raise ConfigurationError(
-                f"allocation.{name} must be between 0 and 1, got {getattr(config.allocation, name)}"
-            )
     for name in ("min_cash_reserve", "stop_loss", "trailing_stop", "portfolio_trailing_stop", "daily_loss"):
         shares.append((f"risk.{name}", getattr(risk, name), off_at_0))
     shares += [

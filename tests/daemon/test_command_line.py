@@ -145,6 +145,10 @@ def test_verbs_take_the_configuration_that_the_daemon_last_ran_with_unless_one_i
     def venue(*words: str) -> str:
         return str(json.loads(ctl("data", "show", "--json", *words, state_dir=tmp_path).stdout)["venue"])
 
+    tickers = "BTC, ETH, LTC"
+    assert tickers in ctl("features", "show", "config", state_dir=tmp_path).stdout
+    asked = ctl("doctor", state_dir=tmp_path)
+    assert "asking simulated" in asked.stderr and "simulated:sv" in asked.stdout
     assert venue().startswith("simulated")
     assert not venue("--set", "market.source=recorded", "--set", "market.recorded_path=x").startswith("simulated")
 
