@@ -67,6 +67,7 @@ format: $(STAMP) ## rewrite to the house format
 
 bench: $(STAMP) ## speed, printed as ratios; never a gate
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@$(PIP) install --no-deps gym-trading-env==0.3.5  # the ccxt that it asks for is years old; its environment needs none
 	@$(BIN)/python -m pytest -m bench -s
 
 clean: ## remove what was built, never a state directory

@@ -34,7 +34,7 @@ def fill_trades(
     fee_in_received: buys pay the fee in the asset bought, sells in quote currency (the asset received either way).
     """
     xp = array_namespace(delta)
-    wanted = xp.where(tradable, xp.maximum(delta, -quantity), xp.zeros_like(delta))
+    wanted = xp.where(tradable, xp.maximum(delta, -quantity), 0.0)
     if max_volume_share > 0.0:
         ceiling = max_volume_share * volume
         wanted = lots.whole(wanted.clip(-ceiling, ceiling))
@@ -47,7 +47,7 @@ def fill_trades(
     have = ((cash + proceeds) * (1.0 - unspent)).clip(0.0, None)
     short = need > have
     share = have / need.clip(1e-12, None)
-    bought = xp.where(short[..., None], lots.whole(bought * share[..., None]), bought)
+    bought = xp.where(short[..., None], lots.down(bought * share[..., None]), bought)
     done = sold + bought
     if fee_in_received:
         return Filled(quantity=done, price=price, fee_quote=received * fee, fee_base=bought * fee)
@@ -63,11 +63,12 @@ def settle(cash: Any, quantity: Any, filled: Filled) -> tuple[Any, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """An account marked at one price, without liquidation cost. weights (..., N): of equity; the others (...).
+    """An account marked at one price, without liquidation cost. value, weights (..., N): of each ticker; the others (...).
 
-    equity, peak: quote currency; drawdown: fraction of the peak, to which the present equity counts.
+    value, equity, peak: quote currency; drawdown: fraction of the peak, to which the present equity counts.
     """
 
+    value: Any
     equity: Any
     peak: Any
     weights: Any
@@ -82,6 +83,6 @@ def worth(*, cash: Any, quantity: Any, price: Any, peak: Any) -> Worth:
     equity = cash + xp.sum(value, axis=-1)
     peak = xp.maximum(peak, equity)
     return Worth(
-        equity=equity, peak=peak, weights=value / equity[..., None], cash_weight=cash / equity,
+        value=value, equity=equity, peak=peak, weights=value / equity[..., None], cash_weight=cash / equity,
         drawdown=1.0 - equity / peak,
     )  # fmt: skip

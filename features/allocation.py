@@ -47,7 +47,7 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
     aim = (exps / xp.sum(exps, axis=-1, keepdims=True))[..., :-1]
     rate = 1.0 / (1.0 + xp.exp(-speed))
     gap = aim - current
-    step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, xp.zeros_like(gap))
+    step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, 0.0)
     return limit_weights(current + step, limits)
 
 
@@ -62,34 +62,42 @@ def limit_weights(weights: Any, limits: Limits) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lots:
-    """What quantities are multiples of, made ready once. unit (..., N): base units, 1 where divisible (..., N) is true."""
+    """What quantities are multiples of, made ready once.
+
+    unit (..., N): base units, 1 where divisible (..., N) is true; divisible is None where nothing is.
+    """
 
     unit: Any
-    divisible: Any
+    divisible: Any | None
 
     @classmethod
     def of(cls, lot: Any) -> Self:
         """lot (..., N): base units; 0 means divisible."""
         divisible = lot == 0
-        return cls(unit=lot + divisible, divisible=divisible)
+        return cls(unit=lot + divisible, divisible=divisible if bool(divisible.any()) else None)
 
     def whole(self, quantity: Any) -> Any:
         """Signed quantities (..., N) rounded towards zero to whole lots; what is divisible stays as it is."""
         xp = array_namespace(quantity)
+        return xp.copysign(self.down(xp.abs(quantity)), quantity)
+
+    def down(self, quantity: Any) -> Any:
+        """`whole` of quantities (..., N) that are not negative."""
+        xp = array_namespace(quantity)
         # 1e-9 of a lot absorbs the division's rounding, so 3 lots stay 3
-        whole = xp.floor(xp.abs(quantity) / self.unit + 1e-9) * self.unit
-        return xp.where(self.divisible, quantity, xp.copysign(whole, quantity))
+        whole = xp.floor(quantity / self.unit + 1e-9) * self.unit
+        return whole if self.divisible is None else xp.where(self.divisible, quantity, whole)
 
 
-def plan_trades(*, target: Any, cash: Any, quantity: Any, price: Any, lots: Lots, min_notional: Any) -> Any:
+def plan_trades(
+    *, target: Any, value: Any, equity: Any, quantity: Any, price: Any, lots: Lots, min_notional: Any
+) -> Any:  # fmt: skip
     """Signed quantities (..., N) to trade so that holdings approach `target` (..., N), in whole lots.
 
-    cash (...); quantity, price (..., N) with price the decision close; min_notional (N,). A trade below the
-    minimum notional is not made.
+    value (..., N) and equity (...): what is held is worth at the decision close, quote currency; quantity (..., N):
+    base units; price (N,) or (..., N): that close; min_notional (N,). A trade below the minimum notional is not made.
     """
     xp = array_namespace(target)
-    value = quantity * price
-    equity = (cash + xp.sum(value, axis=-1))[..., None]
-    wanted = target * equity - value
+    wanted = target * equity[..., None] - value
     whole = lots.whole(xp.maximum(wanted / price, -quantity))
-    return xp.where(xp.abs(whole) * price >= min_notional, whole, xp.zeros_like(whole))
+    return xp.where(xp.abs(whole) * price >= min_notional, whole, 0.0)

@@ -130,9 +130,10 @@ def plan_orders(
 ) -> tuple[tuple[str, Decimal], ...]:
     """(ticker, signed quantity) for every trade that moves the account towards `target` (N,), in whole lots."""
     lot, min_notional = rules.arrays(ledger.tickers)
+    value = ledger.quantity_array() * close
     delta = plan_trades(
-        target=target, cash=ledger.cash_array(), quantity=ledger.quantity_array(), price=close,
-        lots=Lots.of(lot), min_notional=min_notional,
+        target=target, value=value, equity=ledger.cash_array() + value.sum(), quantity=ledger.quantity_array(),
+        price=close, lots=Lots.of(lot), min_notional=min_notional,
     )  # fmt: skip
     return tuple(
         (ticker, _in_lots(float(d), rules.rule(ticker).lot_decimal))

@@ -65,10 +65,10 @@ class ArrayBook:
         bars, convert, costs = self.s.bars, self.convert, self.s.costs[0]
         close = convert(bars.close[k])
         value = self.quantity * close
-        weights = value / (self.cash + value.sum(-1))[..., None]
+        equity = self.cash + value.sum(-1)
         delta = plan_trades(
-            target=target_weights(convert(self.s.raw[k]), weights, self.s.limits), cash=self.cash,
-            quantity=self.quantity, price=close, lots=Lots.of(self.lot), min_notional=self.least,
+            target=target_weights(convert(self.s.raw[k]), value / equity[..., None], self.s.limits),
+            value=value, equity=equity, quantity=self.quantity, price=close, lots=Lots.of(self.lot), min_notional=self.least,
         )  # fmt: skip
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=convert(bars.open[k + 1]),

@@ -300,9 +300,10 @@ def descend(
         log_prob=agent.head.log_prob(part["action"], mean), old_log_prob=part["log_prob"],
         advantage=part["advantage"], value=value, old_value=part["value"], target=part["target"], entropy=entropy, h=h,
     )  # fmt: skip
-    optimiser.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(agent.parameters(), h.max_grad_norm)
+    parameters = optimiser.param_groups[0]["params"]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss.total, parameters), strict=True):
+        parameter.grad = gradient
+    norm = nn.utils.clip_grad_norm_(parameters, h.max_grad_norm)
     optimiser.step()
     moved = (value - part["value"]).abs().max()
     return {"norm": norm, "losses": torch.stack([loss.kl, loss.ratio_deviation, loss.value, moved, entropy]).detach()}

@@ -6,7 +6,7 @@ Mao et al. 2019 (baselines that look at an input no action changes).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,7 +19,10 @@ from trainer.vector_env import Observed, StepResult
 
 HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
 SHAPING_UNIT = 1e-2  # of the penalties' coefficients: reward per bar and unit of what is penalised
-STEP_NUMBERS = tuple(f.name for f in fields(StepResult) if f.name != "final")
+STEP_NUMBERS = (
+    "reward", "log_return", "market_return", "turnover", "drawdown", "deepened", "cash_share", "concentration", "elapsed",
+    "terminated", "truncated",
+)  # fmt: skip
 VALUE_MEMORY = 0.9  # per rollout; old returns are forgotten as the policy that earned them is
 
 
@@ -161,11 +164,10 @@ def play(env: Environment, agent: Agent, h: Hyperparameters, generator: torch.Ge
         actions.append(action)
     value = _critic_of([*seen, env.observe()], agent, cells=cells_of(h, seen[0].account.shape[1]))
     env.put_back()
-    played = {n: torch.stack([getattr(s, n) for s in steps]) for n in STEP_NUMBERS}
-    played |= {"value": value, "action": torch.stack(actions)}
-    for n in ("market", "account"):
-        played[n] = torch.stack([getattr(o, n) for o in seen])
-        played[f"final_{n}"] = torch.stack([getattr(s.final, n) for s in steps])
+    before, after = Observed.stacked(seen), StepResult.stacked(steps)
+    played = {n: getattr(after, n) for n in STEP_NUMBERS}
+    played |= {"market": before.market, "account": before.account, "action": torch.stack(actions), "value": value}
+    played |= {"final_market": after.final.market, "final_account": after.final.account}
     played["log_prob"] = agent.head.log_prob(played["action"], torch.stack(means))
     if played["account"].shape[2] > 1:
         played["luck"] = luck(
@@ -182,9 +184,9 @@ def cells_of(h: Hyperparameters, per_group: int) -> int:
 
 def _critic_of(seen: Sequence[Observed], agent: Agent, *, cells: int) -> Tensor:
     """Normalised values (T, G, A), so many cells at a time: nothing waits for them while the bars are played."""
-    market, account = (torch.stack([getattr(o, n) for o in seen]) for n in ("market", "account"))
-    parts = zip(*(torch.split(x.flatten(0, 1), cells) for x in (market, account)), strict=True)
-    return torch.cat([agent.critic(m, a) for m, a in parts]).reshape(account.shape[:3])
+    whole = Observed.stacked(seen)
+    parts = zip(*(torch.split(x.flatten(0, 1), cells) for x in (whole.market, whole.account)), strict=True)
+    return torch.cat([agent.critic(m, a) for m, a in parts]).reshape(whole.account.shape[:3])
 
 
 def _critic_of_finals(agent: Agent, market: Tensor, account: Tensor, where: tuple[Tensor, ...]) -> Tensor:

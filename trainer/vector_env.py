@@ -10,7 +10,7 @@ observation — is the code of `features`, on torch tensors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -80,10 +80,14 @@ class MarketTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """market: (G, M), the same for every account of a group; account: (G, A, N + 3)."""
+    """market: (G, M), the same for every account of a group; account: (G, A, N + 3). Stacked, (T, G, ...)."""
 
     market: Tensor
     account: Tensor
+
+    @classmethod
+    def stacked(cls, seen: Sequence[Self]) -> Self:
+        return cls(market=torch.stack([o.market for o in seen]), account=torch.stack([o.account for o in seen]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +104,13 @@ class _Now:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """After one bar. All (G, A) but market_return (G, N); numbers float64, ended flags bool.
+    """After one bar, (G, A) unless said otherwise, or after T of them, stacked: (T, G, A).
 
+    Numbers are float64, bars int64, ended flags bool. What follows from others is worked out when it is asked for.
     reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
-    variate). log_return: the log-wealth change alone. market_return: close to close. turnover: traded value over
-    equity. drawdown: below the episode's peak; deepened: by how much it grew. cash_share: of equity. concentration:
-    sum of the squared asset weights. elapsed: share of the account's episode that is over.
+    variate). log_return: the log-wealth change alone. market_return: (G, N), close to close. traded, equity_before:
+    quote currency. drawdown: below the episode's peak. weights: (G, A, N), and cash_share, of equity. bar: (G,), the
+    present one; opened, end: those of the account's episode.
     terminated: ruin. truncated: the episode's time is up. `final` is the observation before any reset: its value
     bootstraps what truncation cut off.
     """
@@ -113,15 +118,45 @@ class StepResult:
     reward: Tensor
     log_return: Tensor
     market_return: Tensor
-    turnover: Tensor
+    traded: Tensor
+    equity_before: Tensor
+    drawdown_before: Tensor
     drawdown: Tensor
-    deepened: Tensor
+    weights: Tensor
     cash_share: Tensor
-    concentration: Tensor
-    elapsed: Tensor
+    bar: Tensor
+    opened: Tensor
+    end: Tensor
     terminated: Tensor
     truncated: Tensor
     final: Observed
+
+    @classmethod
+    def stacked(cls, steps: Sequence[Self]) -> Self:
+        """T steps as one."""
+        names = [f.name for f in fields(cls) if f.name != "final"]
+        numbers = {n: torch.stack([getattr(s, n) for s in steps]) for n in names}
+        return cls(**numbers, final=Observed.stacked([s.final for s in steps]))
+
+    @property
+    def turnover(self) -> Tensor:
+        """Traded value over equity."""
+        return self.traded / self.equity_before
+
+    @property
+    def deepened(self) -> Tensor:
+        """By how much the drawdown grew."""
+        return (self.drawdown - self.drawdown_before).clamp(min=0.0)
+
+    @property
+    def concentration(self) -> Tensor:
+        """Sum of the squared asset weights."""
+        return (self.weights * self.weights).sum(-1)
+
+    @property
+    def elapsed(self) -> Tensor:
+        """Share of the account's episode that is over."""
+        return (self.bar[..., None] - self.opened) / (self.end - self.opened)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,8 +284,8 @@ class BatchedPortfolioEnv:
         close, before = seen.bars[..., :n], seen.worth
         target = target_weights(raw.to(torch.float64), before.weights, self.limits)
         delta = plan_trades(
-            target=target, cash=self.cash, quantity=self.quantity, price=close, lots=self._lots,
-            min_notional=self._min_notional,
+            target=target, value=before.value, equity=before.equity, quantity=self.quantity, price=close,
+            lots=self._lots, min_notional=self._min_notional,
         )  # fmt: skip
         self.bar = self.bar + 1
         bars = self._bars()
@@ -270,10 +305,9 @@ class BatchedPortfolioEnv:
         ended = terminated | truncated
         result = StepResult(
             reward=log_return - bars[..., -1], log_return=log_return,
-            market_return=(bars[..., :n] / close - 1.0)[:, 0], turnover=traded / before.equity,
-            drawdown=now.drawdown, deepened=(now.drawdown - before.drawdown).clamp(min=0.0),
-            cash_share=now.cash_weight, concentration=now.weights.square().sum(-1),
-            elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
+            market_return=(bars[..., :n] / close - 1.0)[:, 0], traded=traded, equity_before=before.equity,
+            drawdown_before=before.drawdown, drawdown=now.drawdown, weights=now.weights, cash_share=now.cash_weight,
+            bar=self.bar, opened=self.opened, end=self.end,
             terminated=terminated, truncated=truncated & ~terminated, final=self._now.observed,
         )  # fmt: skip
         if self._on_card or bool(ended.any()):  # a look at a card's memory waits for it; there masks alone decide
@@ -305,7 +339,7 @@ class BatchedPortfolioEnv:
         """`now` with fresh accounts where `accounts` (G, A) says, at the same bar."""
         each, was = accounts[..., None], now.worth
         fresh = Worth(
-            equity=was.equity.masked_fill(accounts, self.initial_cash), peak=self.peak,
+            value=was.value.masked_fill(each, 0.0), equity=was.equity.masked_fill(accounts, self.initial_cash), peak=self.peak,
             weights=was.weights.masked_fill(each, 0.0), drawdown=was.drawdown.masked_fill(accounts, 0.0),
             cash_weight=was.cash_weight.masked_fill(accounts, 1.0),
         )  # fmt: skip

@@ -1,21 +1,21 @@
 """The environment and PPO beside other people's, in one run on the same market with the same mechanics.
 
-Environment: ours with 1,024 accounts against FinRL's style of writing one (peers.py, held to ours here) and
-gym-anytrading, both with one account. gym-trading-env is not among them: version 0.3.5 wants a ccxt older than the one
-pinned. PPO: whole updates (rollout and passes) against stable-baselines3 on the FinRL-style environment, the faster
-one for a single account: 16,384 samples an update, 4 epochs, minibatch 2,048. It trains its own network, policy and
-critic of two hidden tanh layers apart, and, but for the widest, our `per_asset` one. Everything takes its turn in every
-round, on one torch thread; printed are medians and the median of the ratios within a round. (`make bench` installs the
-peers.)
+Environment: ours against FinRL's style of writing one (peers.py, held to ours here) on seven coins, and on one coin
+against gym-trading-env, which keeps an account with fees of that coin, and gym-anytrading, which keeps none. PPO: whole
+updates (rollout and passes) against stable-baselines3 on the FinRL-style environment, the fastest for a single account
+of several coins: 16,384 samples an update, 4 epochs, minibatch 2,048. It trains its own network, policy and critic of
+two hidden tanh layers apart, and, but for the widest, our `per_asset` one. Everything takes its turn in every round, on
+one torch thread; printed are medians and the median of the ratios within a round. (`make bench` installs the peers.)
 """
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,42 +86,39 @@ def test_the_peer_environment_has_our_mechanics(problem: Problem) -> None:
 
 
 def test_stepping_the_environment_beside_others(problem: Problem) -> None:
-    env = problem.batched(groups=ACCOUNTS // 8, accounts_per_group=8, seed=1)
+    works = {
+        "ours, 1,024 accounts of 7 coins": our_steps(problem, accounts=ACCOUNTS),
+        "FinRL's style, one account of 7 coins": finrl_steps(problem),
+    }
+    report("environment, observations included, lookback 1", rates(works, rounds=40), unit="steps/s")
+
+
+@pytest.mark.parametrize("accounts", [ACCOUNTS, 8 * ACCOUNTS])
+def test_stepping_the_environment_beside_those_of_one_coin(accounts: int) -> None:
+    config = parse({})
+    coin = market(replace(config, market=replace(config.market, tickers=config.market.tickers[:1])), 35_000)
+    works = {
+        f"ours, {accounts:,} accounts": our_steps(coin, accounts=accounts),
+        "gym-trading-env, one account": gym_trading_steps(coin),
+        "gym-anytrading, no account": anytrading_steps(coin),
+    }
+    report("environment of one coin, observations included, lookback 1", rates(works, rounds=20), unit="steps/s")
+
+
+def our_steps(problem: Problem, *, accounts: int) -> tuple[Callable[[], None], int]:
+    env = problem.batched(groups=accounts // 8, accounts_per_group=8, seed=1)
     raw = torch.randn((env.groups, 8, problem.layout.action_size), generator=torch.Generator().manual_seed(1))
 
-    def ours() -> None:
+    def steps() -> None:
         for _ in range(50):
             env.observe()
             env.step(raw)
 
-    finrl = FinRlStyleEnv(problem)
-    finrl.reset(seed=1)
-
-    def theirs() -> None:
-        for k in range(1_000):
-            *_, ruined, over, _ = finrl.step(raw[k % env.groups, 0].numpy())
-            if ruined or over:
-                finrl.reset()
-
-    anytrading = anytrading_steps(problem)
-    works = {
-        "ours, 1,024 accounts of 7 coins": (ours, 50 * ACCOUNTS),
-        "FinRL's style, one account of 7 coins": (theirs, 1_000),
-        "gym-anytrading, one account of one coin": (anytrading, 10_000),
-    }
-    for work, _ in works.values():
-        work()
-    report("environment, observations included, lookback 1", rates(works, rounds=40), unit="steps/s")
+    return steps, 50 * accounts
 
 
-def anytrading_steps(problem: Problem) -> Callable[[], None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a peer's deprecations are its own affair
-        envs = pytest.importorskip("gym_anytrading.envs", reason="make bench installs the peers")
-    close = problem.market.close[:, 0].numpy()
-    env = envs.StocksEnv(df=pd.DataFrame({"Close": close}), window_size=1, frame_bound=(1, len(close)))
+def peer_steps(env: gymnasium.Env[Any, Any], actions: Sequence[Any]) -> tuple[Callable[[], None], int]:
     env.reset(seed=1)
-    actions = np.random.default_rng(1).integers(0, 2, 10_000).tolist()
 
     def steps() -> None:
         for action in actions:
@@ -129,7 +126,39 @@ def anytrading_steps(problem: Problem) -> Callable[[], None]:
             if terminated or truncated:
                 env.reset()
 
-    return steps
+    return steps, len(actions)
+
+
+def finrl_steps(problem: Problem) -> tuple[Callable[[], None], int]:
+    raw = np.random.default_rng(1).normal(size=(1_000, problem.layout.action_size)).astype(np.float32)
+    return peer_steps(FinRlStyleEnv(problem), list(raw))
+
+
+def gym_trading_steps(problem: Problem) -> tuple[Callable[[], None], int]:
+    """On the coin's candles with our features, fees and longest episode; flat, half or all in."""
+    with warnings.catch_warnings():  # on import it makes every warning of the process an error
+        envs = pytest.importorskip("gym_trading_env.environments", reason="make bench installs the peers")
+    tensors = problem.market
+    open_, close, volume = (tensors.bars[:, k].numpy() for k in (1, 0, 2))
+    prices = {"open": open_, "high": np.maximum(open_, close), "low": np.minimum(open_, close), "close": close}
+    features = {f"feature_{k}": column for k, column in enumerate(tensors.market.T.numpy())}
+    candles = pd.DataFrame(
+        prices | {"volume": volume} | features, index=pd.date_range("2022-01-01", periods=tensors.n_bars, freq="h")
+    )
+    env = envs.TradingEnv(
+        df=candles, positions=[0, 0.5, 1], trading_fees=problem.costs.fee, verbose=0,
+        max_episode_duration=problem.max_episode_bars,
+    )  # fmt: skip
+    return peer_steps(env, np.random.default_rng(1).integers(0, 3, 2_000).tolist())
+
+
+def anytrading_steps(problem: Problem) -> tuple[Callable[[], None], int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a peer's deprecations are its own affair
+        envs = pytest.importorskip("gym_anytrading.envs", reason="make bench installs the peers")
+    close = problem.market.close[:, 0].numpy()
+    env = envs.StocksEnv(df=pd.DataFrame({"Close": close}), window_size=1, frame_bound=(1, len(close)))
+    return peer_steps(env, np.random.default_rng(1).integers(0, 2, 10_000).tolist())
 
 
 def sb3_update(

@@ -49,9 +49,10 @@ def array_wealth(strategy: Strategy, bars: Bars, *, fee: float = 0.0) -> float:
     x, wanted = relatives(bars), next(strategy)
     for k in range(bars.n_bars - 1):
         if wanted is not None:
+            held = worth(cash=cash, quantity=quantity, price=bars.close[k], peak=cash)
             delta = plan_trades(
-                target=limit_weights(wanted, UNLIMITED), cash=cash, quantity=quantity, price=bars.close[k], lots=Lots.of(none),
-                min_notional=none,
+                target=limit_weights(wanted, UNLIMITED), value=held.value, equity=held.equity, quantity=quantity,
+                price=bars.close[k], lots=Lots.of(none), min_notional=none,
             )  # fmt: skip
             filled = fill_trades(
                 delta=delta, cash=cash, quantity=quantity, open_price=bars.open[k + 1], volume=bars.volume[k + 1],

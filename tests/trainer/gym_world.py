@@ -48,10 +48,12 @@ class GymWorld:
             final[i] = infos["final_obs"][i]
         zero = torch.zeros((self.n_accounts, 1), dtype=torch.float64)
         none: dict[str, Any] = dict.fromkeys(
-            ("log_return", "turnover", "drawdown", "deepened", "cash_share", "concentration", "elapsed"), zero
+            ("log_return", "market_return", "traded", "drawdown_before", "drawdown", "cash_share"), zero
         )
+        bars = zero.long()
         return StepResult(
-            reward=torch.as_tensor(reward)[:, None], market_return=zero, final=self._observed(final),
+            reward=torch.as_tensor(reward)[:, None], equity_before=zero + 1.0, weights=zero[..., None],
+            bar=bars[:, 0], opened=bars, end=bars + 1, final=self._observed(final),
             terminated=torch.as_tensor(terminated)[:, None], truncated=torch.as_tensor(truncated)[:, None], **none,
         )  # fmt: skip
 
