@@ -23,7 +23,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from features.scaling import CLIP
-from trainer.vector_env import Observed, Problem, StepResult
+from trainer.steps import Observed, StepResult
+from trainer.vector_env import Problem
 
 ENV_ID = "cappuccino/Portfolio-v0"
 RAW_BOUND = 10.0  # of the declared action space: a softmax over ±10 reaches any portfolio; values beyond are accepted

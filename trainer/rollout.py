@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.policy import Agent
 from trainer.replay import Replay
 from trainer.space import Hyperparameters
-from trainer.vector_env import Observed, StepResult
+from trainer.steps import Observed, StepResult
 
 HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
 SHAPING_UNIT = 1e-2  # of the penalties' coefficients: reward per bar and unit of what is penalised

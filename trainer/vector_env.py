@@ -10,7 +10,7 @@ observation — is the code of `features`, on torch tensors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from features.pipeline import compute
 from features.scaling import Scaler
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
+from trainer.steps import Observed, StepResult
 
 RUIN = 0.05  # share of the opening equity below which an account is finished
 COST_SPREAD = (0.5, 1.5)  # per-episode multiplier of fee and price impact: a policy tuned to exact costs is brittle
@@ -79,18 +80,6 @@ class MarketTensors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """market: (G, M), the same for every account of a group; account: (G, A, N + 3). Stacked, (T, G, ...)."""
-
-    market: Tensor
-    account: Tensor
-
-    @classmethod
-    def stacked(cls, seen: Sequence[Self]) -> Self:
-        return cls(market=torch.stack([o.market for o in seen]), account=torch.stack([o.account for o in seen]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Now:
     """What the accounts are worth at the present close: worked out once, for this step's result and the next one's start.
 
@@ -100,63 +89,6 @@ class _Now:
     bars: Tensor
     worth: Worth
     observed: Observed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """After one bar, (G, A) unless said otherwise, or after T of them, stacked: (T, G, A).
-
-    Numbers are float64, bars int64, ended flags bool. What follows from others is worked out when it is asked for.
-    reward: log-wealth change net of costs less the equal-weight market's, which no action changes (a control
-    variate). log_return: the log-wealth change alone. market_return: (G, N), close to close. traded, equity_before:
-    quote currency. drawdown: below the episode's peak. weights: (G, A, N), and cash_share, of equity. bar: (G,), the
-    present one; opened, end: those of the account's episode.
-    terminated: ruin. truncated: the episode's time is up. `final` is the observation before any reset: its value
-    bootstraps what truncation cut off.
-    """
-
-    reward: Tensor
-    log_return: Tensor
-    market_return: Tensor
-    traded: Tensor
-    equity_before: Tensor
-    drawdown_before: Tensor
-    drawdown: Tensor
-    weights: Tensor
-    cash_share: Tensor
-    bar: Tensor
-    opened: Tensor
-    end: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    final: Observed
-
-    @classmethod
-    def stacked(cls, steps: Sequence[Self]) -> Self:
-        """T steps as one."""
-        names = [f.name for f in fields(cls) if f.name != "final"]
-        numbers = {n: torch.stack([getattr(s, n) for s in steps]) for n in names}
-        return cls(**numbers, final=Observed.stacked([s.final for s in steps]))
-
-    @property
-    def turnover(self) -> Tensor:
-        """Traded value over equity."""
-        return self.traded / self.equity_before
-
-    @property
-    def deepened(self) -> Tensor:
-        """By how much the drawdown grew."""
-        return (self.drawdown - self.drawdown_before).clamp(min=0.0)
-
-    @property
-    def concentration(self) -> Tensor:
-        """Sum of the squared asset weights."""
-        return (self.weights * self.weights).sum(-1)
-
-    @property
-    def elapsed(self) -> Tensor:
-        """Share of the account's episode that is over."""
-        return (self.bar[..., None] - self.opened) / (self.end - self.opened)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,7 +239,7 @@ class BatchedPortfolioEnv:
             reward=log_return - bars[..., -1], log_return=log_return,
             market_return=(bars[..., :n] / close - 1.0)[:, 0], traded=traded, equity_before=before.equity,
             drawdown_before=before.drawdown, drawdown=now.drawdown, weights=now.weights, cash_share=now.cash_weight,
-            bar=self.bar, opened=self.opened, end=self.end,
+            elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
             terminated=terminated, truncated=truncated & ~terminated, final=self._now.observed,
         )  # fmt: skip
         if self._on_card or bool(ended.any()):  # a look at a card's memory waits for it; there masks alone decide

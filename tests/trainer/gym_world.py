@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.heads import GaussianHead
 from trainer.policy import Agent, MlpPolicy, MlpValue
 from trainer.space import Hyperparameters
-from trainer.vector_env import Observed, StepResult
+from trainer.steps import Observed, StepResult
 
 
 class GymWorld:
@@ -48,12 +48,11 @@ class GymWorld:
             final[i] = infos["final_obs"][i]
         zero = torch.zeros((self.n_accounts, 1), dtype=torch.float64)
         none: dict[str, Any] = dict.fromkeys(
-            ("log_return", "market_return", "traded", "drawdown_before", "drawdown", "cash_share"), zero
+            ("log_return", "market_return", "traded", "drawdown_before", "drawdown", "cash_share", "elapsed"), zero
         )
-        bars = zero.long()
         return StepResult(
             reward=torch.as_tensor(reward)[:, None], equity_before=zero + 1.0, weights=zero[..., None],
-            bar=bars[:, 0], opened=bars, end=bars + 1, final=self._observed(final),
+            final=self._observed(final),
             terminated=torch.as_tensor(terminated)[:, None], truncated=torch.as_tensor(truncated)[:, None], **none,
         )  # fmt: skip
 
