@@ -55,6 +55,12 @@ class Dataset:
         """Feature rows of the development bars; row r belongs to bar r + spec.warmup_bars."""
         return compute(self.bars, self.spec)
 
+    @property
+    def holdout_closes_s(self) -> tuple[int, int]:
+        """The first and the last bar's; times alone, which need no token."""
+        closes, bars = self._everything.close_time_s, self.roles.holdout
+        return int(closes[bars.start]), int(closes[bars.stop - 1])
+
     def with_holdout(self, token: HoldoutToken) -> tuple[Bars, range]:
         """All bars to the end of the hold-out and the hold-out's range; `token` proves that the ledger knows."""
         token.require_open()
@@ -107,6 +113,7 @@ def _together(rows: Sequence[FeatureRows]) -> FeatureRows:
 class _Settings:
     """The settings beside the data that make two scores comparable."""
 
+    account: dict[str, object]
     costs: dict[str, object]
     allocation: dict[str, object]
     data: dict[str, object]
@@ -121,8 +128,8 @@ class _Settings:
 def settings_text(config: Config) -> str:
     """Canonical text of everything in the configuration that a score depends on."""
     record = _Settings(
-        costs=asdict(config.costs), allocation=asdict(config.allocation), data=asdict(config.data),
-        policy=config.study.policy, ranges=config.study.ranges, seeds=config.study.seeds,
+        account=asdict(config.account), costs=asdict(config.costs), allocation=asdict(config.allocation),
+        data=asdict(config.data), policy=config.study.policy, ranges=config.study.ranges, seeds=config.study.seeds,
         train_steps=config.study.train_steps, screen_share=config.study.screen_share, accounts=config.study.accounts,
     )  # fmt: skip
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))

@@ -142,3 +142,11 @@ def pooled(name: str, runs: Sequence[Run]) -> Run:
         fees=sum(r.fees for r in runs), n_fills=sum(r.n_fills for r in runs),
         decisions=tuple(d for r in runs for d in r.decisions),
     )  # fmt: skip
+
+
+def over_seeds(runs: Sequence[Run]) -> Float:
+    """(T,) simple returns of the mean log wealth over runs on the same bars, one per seed."""
+    if len(runs) == 1:
+        return runs[0].returns
+    mean: Float = np.expm1(np.mean([np.log1p(r.returns) for r in runs], axis=0))
+    return mean

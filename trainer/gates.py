@@ -64,7 +64,7 @@ def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Ga
         bootstrap_p_values(growth[:, None] - others, mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng)
     )
     worst = int(np.argmax(adjusted))
-    what = f"{_seeds(comparison)} at {comparison.fee_bps:g} bp: log wealth {growth.sum():+.3f} above every baseline "
+    what = f"{_seeds(comparison.policies)} at {comparison.fee_bps:g} bp: log wealth {growth.sum():+.3f} above every baseline "
     return Gate(
         gate="G1", what=f"{what}(closest: {names[worst]} {others[:, worst].sum():+.3f})",
         value=adjusted[worst], unit="Holm-adjusted p, stationary bootstrap", threshold=f"< {HOLM_P}",
@@ -73,26 +73,27 @@ def beats_every_baseline(comparison: Comparison, rng: np.random.Generator) -> Ga
 
 
 def deflated(
-    policies: Sequence[Run], *, counts: TrialCounts, trial_sharpes: Sequence[float], threshold: float
+    policies: Sequence[Run], *, counts: TrialCounts, trial_variance: float | None, threshold: float
 ) -> Gate:  # fmt: skip
     """G2: the median seed's deflated Sharpe ratio, for each way of counting the trials ever started.
 
-    The least favourable count but one decides: the raw count assumes that no two trials were alike.
+    The least favourable count but one decides: the raw count assumes that no two trials were alike. trial_variance: of
+    the trials' per-bar Sharpe ratios, None where there are not two.
     """
-    if len(trial_sharpes) < 2 or not all(varies(p.returns) for p in policies):
+    if trial_variance is None or not all(varies(p.returns) for p in policies):
         return Gate(
             gate="G2", what="deflated Sharpe ratio: not estimable", value=None, unit="probability",
             threshold=f"≥ {threshold}", passed=False,
         )  # fmt: skip
-    variance, gated = float(np.var(trial_sharpes, ddof=1)), counts.least_favourable_but_one()
+    gated = counts.least_favourable_but_one()
     shown = ", ".join(
-        f"{name} {n:.0f}: {_deflated(policies, n, variance):.3f}"
+        f"{name} {n:.0f}: {_deflated(policies, n, trial_variance):.3f}"
         for name, n in (
             ("raw", counts.raw), ("clusters", counts.clusters), ("participation", counts.participation),
             ("autocorrelation", counts.autocorrelation),
         )
     )  # fmt: skip
-    value = _deflated(policies, gated, variance)
+    value = _deflated(policies, gated, trial_variance)
     return Gate(
         gate="G2", what=f"deflated Sharpe ratio at N = {gated:.0f} trials, the least favourable but one of {shown}",
         value=value, unit="probability", threshold=f"≥ {threshold}", passed=value >= threshold,
@@ -158,21 +159,22 @@ def superior(returns: Float, baselines: Mapping[str, Run], rng: np.random.Genera
     )  # fmt: skip
 
 
-def steady(comparison: Comparison, *, baseline: str, drawdowns: Sequence[float], limit: float) -> tuple[Gate, ...]:
-    """G5: the worst seed's largest drawdown, and the share of seeds that end above the fixed baseline.
+def steady(parts: Sequence[Run], *, baseline: Run, drawdowns: Sequence[float], limit: float) -> tuple[Gate, ...]:
+    """G5: the largest drawdown, and the share of seeds that end above the fixed baseline.
 
-    drawdowns: of every seed, fractions of the peak.
+    parts: every seed by itself, those that a candidate averages too: an average may hide that most of them lose.
+    drawdowns: of every seed and of the candidate, fractions of the peak.
     """
     worst = float(np.max(drawdowns))
-    floor = float(np.log1p(comparison.baselines[baseline].returns).sum())
-    share = float(np.mean([np.log1p(p.returns).sum() > floor for p in comparison.policies]))
+    floor = float(np.log1p(baseline.returns).sum())
+    share = float(np.mean([np.log1p(p.returns).sum() > floor for p in parts]))
     return (
         Gate(
-            gate="G5", what=f"largest drawdown of the worst of {_seeds(comparison)}", value=worst,
+            gate="G5", what=f"largest drawdown of the candidate and of each of {_seeds(parts)}", value=worst,
             unit="fraction of the peak", threshold=f"≤ {limit}", passed=worst <= limit,
         ),
         Gate(
-            gate="G5", what=f"share of {_seeds(comparison)} that beat {baseline}", value=share, unit="fraction",
+            gate="G5", what=f"share of {_seeds(parts)} that beat {baseline.name}", value=share, unit="fraction",
             threshold=f"≥ {SEEDS_SHARE}", passed=share >= SEEDS_SHARE,
         ),
     )  # fmt: skip
@@ -228,6 +230,6 @@ def verdict_text(gates: Sequence[Gate]) -> str:
     return "\n".join(lines)
 
 
-def _seeds(comparison: Comparison) -> str:
-    n = len(comparison.policies)
+def _seeds(runs: Sequence[Run]) -> str:
+    n = len(runs)
     return f"{n} fresh seeds" if n > 1 else "1 fresh seed"

@@ -23,17 +23,20 @@ class HoldoutToken:
 class HoldoutLedger(HashChain):
     """`holdout.jsonl`: one record per opening, one per statistic seen."""
 
-    def open(self, *, artifact: str, data_sha256: str, who: str, at_utc: str) -> HoldoutToken:
-        """Write down the opening, then hand out the token. DataError when it was opened for this artifact before."""
+    def open(self, *, artifact: str, closes_s: tuple[int, int], who: str, at_utc: str) -> HoldoutToken:
+        """Write down the opening, then hand out the token. DataError when it was opened for this artifact before.
+
+        closes_s: the first and the last bar's.
+        """
         if self.was_opened(artifact):
             raise DataError(
                 f"artifact {artifact[:12]} was already judged on the hold-out",
                 hint="see holdout.jsonl for what was seen",
             )
         entry = self.append(
-            {"event": "opened", "artifact": artifact, "data_sha256": data_sha256, "who": who, "at_utc": at_utc}
+            {"event": "opened", "artifact": artifact, "closes_s": list(closes_s), "who": who, "at_utc": at_utc}
         )
-        return HoldoutToken(opening=self.openings(data_sha256), entry=entry, ledger=self)
+        return HoldoutToken(opening=self.openings(closes_s), entry=entry, ledger=self)
 
     def was_opened(self, artifact: str) -> bool:
         return any(r["event"] == "opened" and r["artifact"] == artifact for r in self.records())
@@ -46,9 +49,14 @@ class HoldoutLedger(HashChain):
     def seen(self, *, artifact: str, statistics: dict[str, Any]) -> None:
         self.append({"event": "seen", "artifact": artifact, "statistics": statistics})
 
-    def openings(self, data_sha256: str) -> int:
-        """How often the hold-out of this data was opened: every p-value from it is multiplied by that."""
-        return sum(r["event"] == "opened" and r["data_sha256"] == data_sha256 for r in self.records())
+    def openings(self, closes_s: tuple[int, int]) -> int:
+        """How often any of these bars was looked at: every p-value from them is multiplied by that.
+
+        The next study's hold-out begins a little later or has other tickers; it is the same stretch of the market.
+        """
+        first, last = closes_s
+        opened = (r["closes_s"] for r in self.records() if r["event"] == "opened")
+        return sum(a <= last and first <= b for a, b in opened)
 
 
 def holdout_ledger(state_dir: Path) -> HoldoutLedger:

@@ -104,7 +104,7 @@ def _over(product: float, square: float) -> float:
 
 
 def _half_sharpes(returns: Float, n_blocks: int) -> Float:
-    """(C, K) per-bar Sharpe of every trial in every half, from sums per block."""
+    """(C, K) per-bar Sharpe of every trial in every half, from sums per block; 0 where it never moves."""
     usable = returns[: len(returns) // n_blocks * n_blocks]
     centre = usable.mean(axis=0)  # squares of centred returns do not cancel
     blocks = (usable - centre).reshape(n_blocks, -1, returns.shape[1])
@@ -115,7 +115,8 @@ def _half_sharpes(returns: Float, n_blocks: int) -> Float:
     mean = chosen @ (blocks.sum(axis=1) / count)
     square = chosen @ ((blocks**2).sum(axis=1) / (count - 1))
     square -= mean**2 * (count / (count - 1))
-    ratio: Float = (mean + centre) / np.sqrt(np.maximum(square, 1e-300))
+    moves = chosen @ (np.ptp(blocks, axis=1) > 0)  # blocks of the half; in none, only rounding is left of it
+    ratio: Float = np.where(moves > 0, (mean + centre) / np.sqrt(np.maximum(square, 1e-300)), 0.0)
     return ratio
 
 

@@ -108,7 +108,9 @@ def train_portfolio(
     env = problem.batched(
         groups=max(1, accounts // per_group), accounts_per_group=per_group, seed=stream_seed(seed, 1)
     )  # fmt: skip
-    training = Training(env, agent, h, steps=max(1, round(steps * h.train_share)), seed=seed)
+    training = Training(
+        env, agent, h, steps=max(1, round(steps * h.train_share)), seed=seed, problem_sha256=problem.sha256()
+    )  # fmt: skip
     if resume is not None:
         training.restore(resume)
     training.run(on_update, monotonic_s)
@@ -121,9 +123,12 @@ def train_portfolio(
 class Training:
     """One agent learning in one environment; everything the future depends on, between two updates."""
 
-    def __init__(self, env: Environment, agent: Agent, h: Hyperparameters, *, steps: int, seed: int) -> None:
+    def __init__(
+        self, env: Environment, agent: Agent, h: Hyperparameters, *, steps: int, seed: int, problem_sha256: str = ""
+    ) -> None:  # fmt: skip
+        """problem_sha256: of what the environment was made from, where that is a portfolio's."""
         device = next(agent.parameters()).device
-        self.env, self.agent, self.h, self.seed = env, agent, h, seed
+        self.env, self.agent, self.h, self.seed, self._problem_sha256 = env, agent, h, seed, problem_sha256
         self.generator = torch.Generator(device=device).manual_seed(stream_seed(seed, 2))
         self.replay = Replay(device, (self.generator, *env.generators))
         on_card = device.type == "cuda"  # there a recorded step reads the rate where it is in memory
@@ -199,7 +204,8 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """What must agree for a continued training to be the same training."""
         return {
-            "hyperparameters": self.h.to_dict(), "seed": self.seed, "updates": self.updates, "samples": self.samples,
+            "problem_sha256": self._problem_sha256, "hyperparameters": self.h.to_dict(), "seed": self.seed,
+            "updates": self.updates, "samples": self.samples,
             "torch": torch.__version__, "threads": torch.get_num_threads(), "device": self.generator.device.type,
         }  # fmt: skip
 

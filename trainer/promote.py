@@ -191,7 +191,8 @@ class Judge:
         measured = [
             *(gates.beats_every_baseline(self._beatable(self._compared(evidence, fee)), rng) for fee in gates.STRESS_FEES_BPS),
             gates.deflated(
-                configured.policies, counts=self._counts(trials, returns), trial_sharpes=self._ledger.sharpes(),
+                configured.policies, counts=self._counts(trials, returns),
+                trial_variance=self._ledger.sharpe_variance(study=self.study, timeframe_s=step_s),
                 threshold=promotion.dsr_threshold,
             ),
             *gates.overfitting(returns, self._beatable(configured).baselines, baseline=FIXED_BASELINE),
@@ -199,7 +200,7 @@ class Judge:
                 np.column_stack([returns, np.expm1(configured.growth())]), self._beatable(configured).baselines, rng
             ),
             *gates.steady(
-                configured, baseline=FIXED_BASELINE, limit=promotion.max_drawdown,
+                evidence.parts, baseline=configured.baselines[FIXED_BASELINE], limit=promotion.max_drawdown,
                 drawdowns=[score(r, timeframe_s=step_s).max_drawdown for r in (*configured.policies, *evidence.parts)],
             ),
             parity(evidence.deployed, self.dataset, self.arena),
@@ -231,9 +232,9 @@ class Judge:
 
     @cached_property
     def _regime(self) -> NDArray[np.str_]:
-        """Known at the close before each pooled validation return."""
-        month = max(2, 30 * DAY_S // self.dataset.spec.timeframe_s)
-        known = regimes(self.dataset.bars.close, trailing_bars=month)
+        """Known at the close before each pooled validation return; "" before there was a month to tell it from."""
+        month, close = max(2, 30 * DAY_S // self.dataset.spec.timeframe_s), self.dataset.bars.close
+        known = regimes(close, trailing_bars=month) if len(close) > month else np.full(len(close), "")
         return np.concatenate([known[f.validate.start : f.validate.stop - 1] for f in self.dataset.folds])
 
     def _counts(self, trials: Sequence[Mapping[str, Any]], returns: Float) -> TrialCounts:
@@ -261,7 +262,7 @@ class Judge:
         self.beat("opening the hold-out")
         token = ledger.open(
             artifact=artifact,
-            data_sha256=self.dataset.data_sha256,
+            closes_s=self.dataset.holdout_closes_s,
             who=f"judge of study {self.study}",
             at_utc=self.clock.now_utc().isoformat(),
         )

@@ -30,9 +30,9 @@ def regimes(close: Float, *, trailing_bars: int) -> NDArray[np.str_]:
 
 
 def log_wealth_by_regime(returns: Float, regime: NDArray[np.str_]) -> dict[Regime, tuple[int, float]]:
-    """Bars and log wealth in each regime; returns[i] (T,) was earned while regime[i] (T,) was known."""
-    if returns.shape != regime.shape or (regime == "").any():
-        raise DataError(f"{len(returns)} returns against {len(regime)} regimes, each of which must be known")
+    """Bars and log wealth in each regime; returns[i] (T,) was earned while regime[i] (T,) was known, "" while none was."""
+    if returns.shape != regime.shape:
+        raise DataError(f"{len(returns)} returns against {len(regime)} regimes")
     growth = np.log1p(returns)
     names: tuple[Regime, ...] = ("bull", "bear", "chop")
     return {n: (int((regime == n).sum()), float(growth[regime == n].sum())) for n in names}

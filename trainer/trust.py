@@ -59,7 +59,7 @@ def gather(
     used = _sample(sorted(trials, key=lambda t: t["number"]), best[0], len(first))
     returns = np.stack([_returns(folder, t) for t in used], axis=1)
     ledger = TrialLedger(state_dir / "ledger.jsonl")
-    n_ever, sharpes = ledger.count(), ledger.sharpes()
+    n_ever, variance = ledger.count(), ledger.sharpe_variance(study=study, timeframe_s=timeframe_s)
     counts = count_trials(returns, np.array([t["score"] for t in used]), n_ever=n_ever)
     record: dict[str, Any] = {
         "n_bars": len(first), "n_sampled": len(used), "best": best[0]["number"],
@@ -67,7 +67,7 @@ def gather(
         **budget(n_ever, len(first) * timeframe_s / SECONDS_PER_YEAR),
     }  # fmt: skip
     compared, beatable = _compared(state_dir)
-    record |= _deflated(first, sharpes, record["counts"], SECONDS_PER_YEAR / timeframe_s)
+    record |= _deflated(first, variance, record["counts"], SECONDS_PER_YEAR / timeframe_s)
     record |= _overfitting(returns, beatable)
     record |= _distinct(folder, best[:BEST], compared)
     record["equity"] = _equity(compared, timeframe_s, rng)
@@ -136,12 +136,12 @@ def _allowed(years: float) -> int:
 
 
 def _deflated(
-    returns: Float, sharpes: Sequence[float], counts: Mapping[str, float], bars_per_year: float
+    returns: Float, variance: float | None, counts: Mapping[str, float], bars_per_year: float
 ) -> dict[str, Any]:
     """dsr by way of counting; dsr_curve: [N, DSR]; the best trial's annual Sharpe ratio."""
-    if not varies(returns) or len(sharpes) < 2:
+    if not varies(returns) or variance is None:
         return {"dsr": {}, "dsr_curve": [], "best_annual_sharpe": None}
-    sr, (skew, kurtosis), variance = sharpe(returns), moments(returns), float(np.var(sharpes, ddof=1))
+    sr, (skew, kurtosis) = sharpe(returns), moments(returns)
 
     def dsr(n: float) -> float:
         return deflated_sharpe(

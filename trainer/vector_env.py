@@ -9,6 +9,7 @@ window lies within one of them, so that no episode crosses a gap. Everything an 
 observation — is the code of `features`, on torch tensors.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -122,6 +123,20 @@ class Problem:
             layout=Layout.of(spec), limits=limits, costs=costs, lot=lot, min_notional=min_notional,
             stack_bars=spec.stack_bars,
         )  # fmt: skip
+
+    def sha256(self) -> str:
+        """Of everything that a training on it depends on."""
+        found = hashlib.sha256()
+        for tensor in (self.market.market, self.market.bars):
+            found.update(tensor.cpu().contiguous().numpy().data)
+        for array in (self.lot, self.min_notional):
+            found.update(array.tobytes())
+        rest = (
+            self.layout, self.limits, self.costs, self.stack_bars, self.initial_cash, self.min_episode_bars,
+            self.max_episode_bars, self.ranges,
+        )  # fmt: skip
+        found.update(repr(rest).encode())
+        return found.hexdigest()
 
     def batched(self, *, groups: int, accounts_per_group: int, seed: int) -> "BatchedPortfolioEnv":
         return BatchedPortfolioEnv(self, groups=groups, accounts_per_group=accounts_per_group, seed=seed)

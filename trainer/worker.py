@@ -22,7 +22,7 @@ from features.files import read_json, write_atomic
 from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
-from trainer.evaluate import Run, pooled, run_policy
+from trainer.evaluate import Run, over_seeds, pooled, run_policy
 from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_bytes, smaller
@@ -65,7 +65,8 @@ class Screened(Exception):
 class TrialResult:
     """What a trial leaves: the saved policy, its pooled validation run and the study's objective.
 
-    returns: (T,) simple returns over all folds, mean over seeds.
+    run: the first seed's, whose policy is kept. returns: (T,) simple returns over all folds, of the mean log wealth over
+    seeds; the objective is theirs.
     """
 
     artifact: Path
@@ -268,19 +269,20 @@ class Worker:
         return excess_t(np.concatenate(policy), np.concatenate(baseline))
 
     def evaluate(self, number: int, chosen: Hyperparameters, *, seed_number: int, kept_at: Path) -> TrialResult:
-        """Train on every fold and seed; pool the validation runs; keep the policy of the last fold and first seed.
+        """Train on every fold and seed; keep the first seed's validation runs and its policy of the last fold.
 
         Raises Pruned when the folds so far say that it is worse than the incumbent on fresh seeds.
 
         That policy has seen everything before the last validation block, is saved before it is judged, and is judged
         as saved: what is pooled for its own fold is its own run (lessons 11).
         """
-        runs: list[Run] = []
+        firsts: list[Run] = []
         kept: list[Path] = []
-        excess_policy, excess_baseline, means, by_fold = [], [], [], list[float]()
+        returns, by_fold = list[NDArray[np.float64]](), list[float]()
         best = incumbent(self.state_dir, self.config.study.name)
         folds, seeds = self.dataset.folds, self.config.study.seeds
         for f, fold in enumerate(folds):
+            runs: list[Run] = []
             for s in range(seeds):
                 note = f"trial {number} fold {f + 1}/{len(folds)}" + (f" seed {s + 1}/{seeds}" if seeds > 1 else "")
                 artifact = self.trainer.train(
@@ -294,8 +296,6 @@ class Worker:
                 )  # fmt: skip
                 self.trainer.beat(f"{note} judged")
                 runs.append(run)
-                excess_policy.append(run.returns)
-                excess_baseline.append(self._baseline[f].returns)
                 if s == 0:
                     kept.append(path)
                     # named at once: the janitor spares what an unfinished trial names
@@ -303,15 +303,16 @@ class Worker:
                     self._durably(
                         lambda: mark_trial(self.state_dir, self.config.study.name, number, fold_artifacts=names)  # noqa: B023
                     )
-            means.append(np.mean([r.returns for r in runs[-seeds:]], axis=0))
-            by_fold.append(float(np.mean(fold_excess([[r] for r in runs[-seeds:]], [self._baseline[f]]))))
+            firsts.append(runs[0])
+            returns.append(over_seeds(runs))
+            by_fold.append(float(np.mean(fold_excess([[r] for r in runs], [self._baseline[f]]))))
+            run = pooled(f"trial {number}", firsts)
+            objective = excess_t(np.concatenate(returns), np.concatenate([b.returns for b in self._baseline[: f + 1]]))
             if best is not None and f + 1 < len(folds) and (seen := look(by_fold, best)).prune:
-                objective = excess_t(np.concatenate(excess_policy), np.concatenate(excess_baseline))
-                raise Pruned(seen=seen, run=pooled(f"trial {number}", runs), objective=objective)
-        objective = excess_t(np.concatenate(excess_policy), np.concatenate(excess_baseline))
+                raise Pruned(seen=seen, run=run, objective=objective)
         return TrialResult(
-            artifact=kept[-1], fold_artifacts=tuple(p.name for p in kept), run=pooled(f"trial {number}", runs),
-            returns=np.concatenate(means), objective=objective,
+            artifact=kept[-1], fold_artifacts=tuple(p.name for p in kept), run=run, returns=np.concatenate(returns),
+            objective=objective,
         )  # fmt: skip
 
     def _record(
@@ -347,6 +348,7 @@ class Worker:
             number=number,
             score=record.get("score"),
             sharpe=record.get("sharpe"),
+            timeframe_s=self.dataset.spec.timeframe_s,
             failure=record["failure"],
         )
 

@@ -64,7 +64,7 @@ def house(state_dir: Path) -> Path:
     journal(state_dir, "d")
     from trainer.holdout import HoldoutLedger
 
-    HoldoutLedger(state_dir / "holdout.jsonl").open(artifact="h", data_sha256="0", who="a test", at_utc="now")
+    HoldoutLedger(state_dir / "holdout.jsonl").open(artifact="h", closes_s=(0, 1), who="a test", at_utc="now")
     return state_dir
 
 

@@ -36,7 +36,7 @@ def studied(state_dir: Path, n_trials: int) -> None:
         ledger.started(study="s", number=number, data_sha256="0", parameters={}, at_utc="now")
         mark_trial(state_dir, "s", number, state="COMPLETE", score=trial.suggest_float("x", 0, 1))
         study.tell(trial, 1.0)
-        ledger.ended(study="s", number=number, score=1.0, sharpe=0.1, failure=None)
+        ledger.ended(study="s", number=number, score=1.0, sharpe=0.1, timeframe_s=3600, failure=None)
 
 
 def n_trials(state_dir: Path) -> int:

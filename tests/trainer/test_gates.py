@@ -50,23 +50,24 @@ def counts(raw: float, *estimates: float) -> TrialCounts:
 
 def test_the_deflated_sharpe_gate_gets_harder_with_every_trial_and_discards_one_count() -> None:
     run = run_of(np.random.default_rng(1).normal(0.00025, 0.005, 6000))
-    spread = [0.0, 0.02, -0.01, 0.01]
+    spread = 1.7e-4
     values = [
-        gates.deflated([run], counts=counts(1e6, n, n, n), trial_sharpes=spread, threshold=0.95).value
+        gates.deflated([run], counts=counts(1e6, n, n, n), trial_variance=spread, threshold=0.95).value
         for n in (2, 20, 2000)
     ]
     assert values[0] > values[1] > values[2]  # type: ignore[operator]
-    gate = gates.deflated([run], counts=counts(2000, 20, 5, 2), trial_sharpes=spread, threshold=0.95)
+    gate = gates.deflated([run], counts=counts(2000, 20, 5, 2), trial_variance=spread, threshold=0.95)
     assert gate.value == values[1]
     assert "raw 2000: " in gate.what and "clusters 20: " in gate.what
-    flat = gates.deflated([run_of(np.zeros(100))], counts=counts(5, 5, 5, 5), trial_sharpes=[0.0, 0.1], threshold=0.95)
+    flat = gates.deflated([run_of(np.zeros(100))], counts=counts(5, 5, 5, 5), trial_variance=0.005, threshold=0.95)
     assert not flat.passed and flat.value is None
+    assert gates.deflated([run], counts=counts(1, 1, 1, 1), trial_variance=None, threshold=0.95).value is None
 
 
 def test_one_good_seed_of_three_does_not_carry_the_deflated_sharpe() -> None:
     rng = np.random.default_rng(2)
     good, poor = run_of(rng.normal(0.001, 0.005, 6000)), run_of(rng.normal(-0.0005, 0.005, 6000))
-    how: dict[str, Any] = {"counts": counts(4, 4, 4, 4), "trial_sharpes": [0.0, 0.01], "threshold": 0.95}
+    how: dict[str, Any] = {"counts": counts(4, 4, 4, 4), "trial_variance": 5e-5, "threshold": 0.95}
     assert gates.deflated([good, good, poor], **how).passed
     assert not gates.deflated([good, poor, poor], **how).passed
 
@@ -140,10 +141,10 @@ def test_a_strategy_that_is_the_baseline_is_no_evidence_against_it() -> None:
 
 
 def test_the_worst_seed_and_the_share_of_seeds_decide_the_fifth_gate() -> None:
-    floor, up, down = np.zeros(100), np.full(100, 0.001), np.full(100, -0.001)
-    four_of_five = gates.steady(comparison([up] * 4 + [down], floor), baseline="b0", drawdowns=[0.1, 0.6], limit=0.5)
+    floor, up, down = (run_of(np.full(100, x)) for x in (0.0, 0.001, -0.001))
+    four_of_five = gates.steady([up] * 4 + [down], baseline=floor, drawdowns=[0.1, 0.6], limit=0.5)
     assert [(g.value, g.passed) for g in four_of_five] == [(0.6, False), (0.8, True)]
-    three_of_five = gates.steady(comparison([up] * 3 + [down] * 2, floor), baseline="b0", drawdowns=[0.1], limit=0.5)
+    three_of_five = gates.steady([up] * 3 + [down] * 2, baseline=floor, drawdowns=[0.1], limit=0.5)
     assert [(g.value, g.passed) for g in three_of_five] == [(0.1, True), (0.6, False)]
 
 
@@ -164,7 +165,7 @@ def test_the_holdout_must_not_fall_below_what_validation_promised() -> None:
 
 def test_no_gate_passes_a_number_that_is_not_one() -> None:
     nan: Any = float("nan")
-    floor = np.zeros(100)
-    assert not gates.steady(comparison([floor], floor), baseline="b0", drawdowns=[0.1, nan], limit=0.5)[0].passed
+    floor = run_of(np.zeros(100))
+    assert not gates.steady([floor], baseline=floor, drawdowns=[0.1, nan], limit=0.5)[0].passed
     assert not gates.parity(0, 0).passed
     assert not gates.parity(10, 1).passed

@@ -1,9 +1,11 @@
 """The records nobody can edit quietly: every trial ever started, and every look at the hold-out."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,15 +24,37 @@ def started(ledger: TrialLedger, number: int) -> None:
     ledger.started(study="s", number=number, data_sha256="d", parameters={"x": number}, at_utc="2026-01-01")
 
 
+def ended(ledger: TrialLedger, number: int, sharpe: float, *, study: str = "s", timeframe_s: int = 3600) -> None:
+    ledger.ended(study=study, number=number, score=1.0, sharpe=sharpe, timeframe_s=timeframe_s, failure=None)
+
+
 def test_the_number_of_trials_counts_failed_and_repeated_ones_over_all_studies(tmp_path: Path) -> None:
     ledger = TrialLedger(tmp_path / "ledger.jsonl")
     for number in (0, 1, 1):
         started(ledger, number)
     ledger.started(study="another", number=0, data_sha256="d", parameters={}, at_utc="2026-01-01")
-    ledger.ended(study="s", number=0, score=1.0, sharpe=0.01, failure=None)
-    ledger.ended(study="s", number=1, score=None, sharpe=None, failure="diverged")
+    ended(ledger, 0, 0.01)
+    ledger.ended(study="s", number=1, score=None, sharpe=None, timeframe_s=3600, failure="diverged")
     assert ledger.count() == 4
-    assert ledger.sharpes() == [0.01]
+    assert ledger.sharpes(timeframe_s=3600) == [0.01]
+
+
+def test_sharpe_ratios_of_other_bars_and_a_crowd_of_like_trials_make_no_luck_cheaper(tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path / "ledger.jsonl")
+    how: dict[str, Any] = {"study": "s", "timeframe_s": 3600}
+    ended(ledger, 0, 0.03)
+    assert ledger.sharpe_variance(**how) is None
+    ended(ledger, 1, -0.03)
+    own = ledger.sharpe_variance(**how)
+    assert own == pytest.approx(0.0018)
+    for number in range(20):  # the same ratios a year, of bars of a minute
+        ended(ledger, number, 0.03 * (-1) ** number / math.sqrt(60), study="minutes", timeframe_s=60)
+    assert ledger.sharpes(timeframe_s=3600, study="minutes") == pytest.approx([0.03, -0.03] * 10)
+    for number in range(200):
+        ended(ledger, number, 0.0, study="in cash")
+    assert ledger.sharpe_variance(**how) == own
+    ended(ledger, 0, 3.0, study="wild")
+    assert ledger.sharpe_variance(**how) > 10 * own
 
 
 @pytest.mark.parametrize("damage", ["altered", "removed", "reordered"])
@@ -109,13 +133,24 @@ def test_the_holdout_is_read_only_against_a_ledgered_opening_and_never_twice_for
     forged = HoldoutToken(opening=1, entry="f" * 64, ledger=ledger)
     with pytest.raises(DataError, match="not opened in the ledger"):
         dataset.with_holdout(forged)
-    token = ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
+    token = ledger.open(artifact="a" * 64, closes_s=dataset.holdout_closes_s, who="test", at_utc="t")
     everything, window = dataset.with_holdout(token)
     assert window == dataset.roles.holdout
     assert np.array_equal(everything.close, bars.close)
     with pytest.raises(DataError, match="already judged"):
-        ledger.open(artifact="a" * 64, data_sha256="d", who="test", at_utc="t")
-    assert ledger.open(artifact="b" * 64, data_sha256="d", who="test", at_utc="t").opening == 2  # and it is charged
+        ledger.open(artifact="a" * 64, closes_s=dataset.holdout_closes_s, who="test", at_utc="t")
+    assert (
+        ledger.open(artifact="b" * 64, closes_s=dataset.holdout_closes_s, who="test", at_utc="t").opening == 2
+    )  # and it is charged
+
+
+def test_a_look_at_any_of_its_bars_is_charged_to_a_holdout_whichever_study_it_is_of(tmp_path: Path) -> None:
+    ledger = holdout_ledger(tmp_path)
+    openings = [
+        ledger.open(artifact=name, closes_s=closes_s, who="test", at_utc="t").opening
+        for name, closes_s in {"a": (100, 200), "b": (110, 210), "c": (211, 300), "d": (200, 211), "e": (0, 99)}.items()
+    ]
+    assert openings == [1, 2, 1, 4, 1]
 
 
 def test_a_record_that_just_fitted_on_a_full_disk_is_down_once_and_nobody_is_told_to_write_it_again(

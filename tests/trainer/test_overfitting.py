@@ -92,6 +92,15 @@ def test_a_trial_that_never_trades_has_a_sharpe_of_zero_and_breaks_nothing() -> 
     assert cscv(returns, n_blocks=8).loss == 0.0  # cash is the best, and it does not lose
 
 
+def test_a_trial_that_is_in_cash_for_half_of_the_time_has_a_sharpe_of_zero_there_whatever_rounding_leaves() -> None:
+    returns = np.random.default_rng(2).normal(0.05, 1.0, (320, 6))
+    returns[:160, 0] = 0.0
+    found = [cscv(scale * returns, n_blocks=8) for scale in (1.0, 1e-3, 7.0)]
+    assert 0.01 < abs(found[0].persistence) < 10.0
+    assert [f.persistence for f in found] == pytest.approx([found[0].persistence] * 3)
+    assert len({f.pbo for f in found}) == 1
+
+
 @pytest.mark.parametrize("broken", [np.zeros((100, 1)), np.zeros((10, 4)), np.full((100, 3), np.nan)])
 def test_returns_that_cannot_be_halved_are_refused(broken: np.ndarray) -> None:
     with pytest.raises(DataError):

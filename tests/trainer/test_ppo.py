@@ -150,10 +150,10 @@ def problem() -> Problem:
 
 def trained(
     h: Hyperparameters, *, seed: int = 1, steps: int = 6000, resume: bytes | None = None,
-    on_update: ppo.OnUpdate = lambda stats, pack: None,
+    on_update: ppo.OnUpdate = lambda stats, pack: None, on: Problem | None = None,
 ) -> ppo.TrainedPolicy:  # fmt: skip
     return ppo.train_portfolio(
-        problem(), h, accounts=16, steps=steps, seed=seed, on_update=on_update, resume=resume,
+        on or problem(), h, accounts=16, steps=steps, seed=seed, on_update=on_update, resume=resume,
         monotonic_s=iter(range(10_000)).__next__,
     )  # fmt: skip
 
@@ -201,6 +201,11 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs() -> None
         trained(Hyperparameters(), steps=100, seed=2, resume=stored[0])
     with pytest.raises(CheckpointRefused, match=r"'gamma': 0\.97"):
         trained(Hyperparameters(gamma=0.97), steps=100, resume=stored[0])
+    later = replace(problem(), market=problem().market.to("cpu"))
+    later.market.market[-1, -1] += 1.0
+    for other in (later, replace(problem(), initial_cash=1e6), replace(problem(), ranges=(range(100),))):
+        with pytest.raises(CheckpointRefused, match="problem_sha256"):
+            trained(Hyperparameters(), steps=100, on=other, resume=stored[0])
     for damaged in (b"", stored[0][: len(stored[0]) // 2], b"x" * 100):
         with pytest.raises(CheckpointRefused, match="not a checkpoint"):
             trained(Hyperparameters(), steps=100, resume=damaged)

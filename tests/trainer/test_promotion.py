@@ -81,7 +81,7 @@ def add_trial(state_dir: Path, config: Config, dataset: Dataset, number: int, sc
     ledger = TrialLedger(state_dir / "ledger.jsonl")
     ledger.started(study="s", number=number, data_sha256=dataset.data_sha256, parameters={}, at_utc="t")
     sharpe = float(runs[0].returns.mean() / runs[0].returns.std())
-    ledger.ended(study="s", number=number, score=score, sharpe=sharpe, failure=None)
+    ledger.ended(study="s", number=number, score=score, sharpe=sharpe, timeframe_s=3600, failure=None)
     return name
 
 
@@ -224,7 +224,7 @@ def test_the_holdout_is_opened_only_after_every_other_gate_once_per_artifact_and
     assert [g for g in again.gates if g.gate == "G6"] == last
     assert len(read_jsonl(searched / "holdout.jsonl")) == 2
     with pytest.raises(DataError, match="already judged"):
-        holdout_ledger(searched).open(artifact=opened["artifact"], data_sha256="0", who="a test", at_utc="now")
+        holdout_ledger(searched).open(artifact=opened["artifact"], closes_s=(0, 1), who="a test", at_utc="now")
 
 
 def test_a_candidate_whose_judge_died_over_the_open_holdout_fails_and_is_not_looked_at_again(
@@ -233,7 +233,7 @@ def test_a_candidate_whose_judge_died_over_the_open_holdout_fails_and_is_not_loo
     first = judged_once[2]
     for standing in first.verdicts:
         holdout_ledger(searched).open(
-            artifact=standing.artifact, data_sha256="0", who="a judge that died", at_utc="then"
+            artifact=standing.artifact, closes_s=(0, 1), who="a judge that died", at_utc="then"
         )
     verdict = judged(searched, lenient, dataset)
     assert verdict.champion is None and "nothing was written down" in verdict.reason
@@ -289,6 +289,15 @@ def test_the_report_shows_costs_intervals_and_regimes_beside_every_gate(
     text = (state_dir / "reports" / "judgement-0001.txt").read_text()
     for piece in ("fee, bp a side", "excess log wealth a fold", "regime of the past month", "G4", "G5"):
         assert piece in text
+
+
+def test_bars_that_span_no_month_are_judged_without_telling_regimes(tmp_path: Path, config: Config) -> None:
+    minutes = replace(
+        config, market=replace(config.market, timeframe_s=60), data=replace(config.data, judge_start_utc="")
+    )
+    short = load_dataset(minutes, tmp_path, SystemClock())
+    known = judge(tmp_path, minutes, short)._regime
+    assert len(known) == sum(len(f.validate) - 1 for f in short.folds) and set(known) == {""}
 
 
 def test_what_a_person_took_down_stays_down_until_a_person_puts_it_back(

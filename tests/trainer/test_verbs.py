@@ -189,7 +189,9 @@ def test_validate_judges_on_fresh_seeds_prints_every_gate_and_promotes_nothing(
     for number in range(3):
         np.savez(trial_dir(house.state_dir, "s", number) / "returns.npz", returns=rng.normal(0, 0.01, n_bars))
         ledger.started(study="s", number=number, data_sha256="d", parameters={}, at_utc="t")
-        ledger.ended(study="s", number=number, score=float(number), sharpe=0.01 * number, failure=None)
+        ledger.ended(
+            study="s", number=number, score=float(number), sharpe=0.01 * number, timeframe_s=3600, failure=None
+        )
     assert house.run("judge", "--json") == 0
     judgement = json.loads(capsys.readouterr().out)
     assert {g["gate"] for g in judgement["gates"]} >= {"G1", "G2", "G3", "G4", "G5", "G7"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daemon.child.clock import SystemClock
-from daemon.child.config import Config, parse
+from daemon.child.config import AccountConfig, Config, parse
 from daemon.child.logs import get_logger
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
@@ -59,7 +59,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exactly_the_target_is_run_and_each_trial_is_on_record_everywhere(worked: Path) -> None:
     assert [r["state"] for r in records(worked)] == ["COMPLETE", "COMPLETE"]
     ledger = TrialLedger(worked / "ledger.jsonl")
-    assert ledger.count() == 2 and len(ledger.sharpes()) == 2
+    assert ledger.count() == 2 and len(ledger.sharpes(timeframe_s=3600)) == 2
     db = sqlite3.connect(f"file:{worked / 'study.db'}?mode=ro", uri=True)
     assert db.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (2,)
     db.close()
@@ -74,6 +74,25 @@ def test_a_full_card_holds_the_workers_that_train_on_it_and_no_others(tmp_path: 
     with Lock(tmp_path / "run" / "worker-0.lock"):
         worker(tmp_path, settings(target_trials=1, device=device), should_stop=lambda: next(looks) > 0).run()
     assert TrialLedger(tmp_path / "ledger.jsonl").count() == begun
+
+
+def test_more_seeds_make_the_score_surer_and_no_longer_record(worked: Path, tmp_path: Path) -> None:
+    """Seeds are not time: each walks the same bars."""
+    config = settings(seeds=2, target_trials=1)
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        judged = worker(tmp_path, config)
+        assert judged.run()
+    (record,), alone = records(tmp_path), records(worked)[0]
+    assert record["validation"] == alone["validation"] and record["sharpe"] == alone["sharpe"]  # the first seed's
+    with (
+        np.load(tmp_path / "trials" / "s" / "0" / "returns.npz") as stored,
+        np.load(worked / "trials" / "s" / "0" / "returns.npz") as first,
+    ):
+        assert stored["returns"].shape == first["returns"].shape and not np.array_equal(
+            stored["returns"], first["returns"]
+        )
+        baseline = np.concatenate([b.returns for b in judged._baseline])
+        assert record["score"] == excess_t(stored["returns"], baseline) != alone["score"]
 
 
 def test_the_first_trial_is_the_default_configuration(worked: Path) -> None:
@@ -185,6 +204,8 @@ def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
     with pytest.raises(Exception, match="begun on other data or settings") as caught:
         worker(worked, settings(train_steps=9000))
     assert "settings" in str(caught.value)
+    with pytest.raises(Exception, match="initial_cash"):  # what a bar's volume allows depends on it
+        worker(worked, replace(settings(), account=AccountConfig(initial_cash=1e8)))
 
 
 def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_counts_everywhere(
@@ -199,7 +220,7 @@ def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_c
     assert (record["state"], record["failure"], record["folds_run"]) == ("PRUNED", "pruned", 6)
     assert record["p_no_worse"] == 2**-6 and record.get("score") is None
     ended = TrialLedger(tmp_path / "ledger.jsonl")
-    assert ended.count() == 1 and ended.sharpes() == [record["sharpe"]]
+    assert ended.count() == 1 and ended.sharpes(timeframe_s=3600) == [record["sharpe"]]
     (told,) = working.study.study.get_trials(deepcopy=False)
     assert told.state.name == "PRUNED" and told.value == record["objective"]  # the sampler learns from it
 
@@ -229,7 +250,7 @@ def test_a_trial_that_is_not_among_the_best_screened_is_given_up_counted_and_nev
     given_up, ledger = records(tmp_path)[4], TrialLedger(tmp_path / "ledger.jsonl")
     assert (given_up["state"], given_up["failure"], given_up.get("score")) == ("PRUNED", "screened", None)
     assert given_up["screening"] == {"score": 1.5, "rank": 4, "of": 5, "passed": False} and in_full[4:] == []
-    assert ledger.count() == 5 and len(ledger.sharpes()) == 4
+    assert ledger.count() == 5 and len(ledger.sharpes(timeframe_s=3600)) == 4
     optuna_trial = working.study.study.get_trials(deepcopy=False)[4]
     assert (optuna_trial.state.name, optuna_trial.value, optuna_trial.last_step) == ("PRUNED", 1.5, 0)
 

@@ -140,7 +140,14 @@ class CheapStudy:
         ledger.started(
             study=study, number=number, data_sha256=self.dataset.data_sha256, parameters=parameters, at_utc=""
         )
-        ledger.ended(study=study, number=number, score=score, sharpe=float(sharpe(returns)), failure=None)
+        ledger.ended(
+            study=study,
+            number=number,
+            score=score,
+            sharpe=float(sharpe(returns)),
+            timeframe_s=self.dataset.spec.timeframe_s,
+            failure=None,
+        )
 
 
 class _Moments:
