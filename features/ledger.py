@@ -66,15 +66,24 @@ class Ledger:
         return cls(tickers=tuple(tickers), cash=start, quantity=(zero,) * len(tickers), peak=start, bars_since_trade=0)
 
     def book(self, fills: Sequence[Fill]) -> Self:
-        """After `fills`, without any rounding; DataError rather than a negative balance."""
+        """After `fills` of one bar, without any rounding; DataError where they leave a negative balance.
+
+        What they leave counts and not the order they are told in: a venue's sell may be told after the buy it paid for.
+        """
+        after = self.after(fills)
+        left = {"cash": after.cash, **dict(zip(after.tickers, after.quantity, strict=True))}
+        if below := [f"{held} {name}" for name, held in left.items() if held < 0]:
+            raise DataError(f"{len(fills)} fill(s) overdraw the account: {', '.join(below)} would be left")
+        return after
+
+    def after(self, fills: Sequence[Fill]) -> Self:
+        """`book`, whatever is left."""
         cash, quantity = self.cash, list(self.quantity)
         with localcontext(EXACT):
             for fill in fills:
                 i = self.tickers.index(fill.ticker)
                 cash -= fill.quantity * fill.price + fill.fee_quote
                 quantity[i] += fill.quantity - fill.fee_base
-                if quantity[i] < 0 or cash < 0:
-                    raise DataError(f"a fill of {fill.quantity} {fill.ticker} overdraws the account")
             return replace(
                 self, cash=cash, quantity=tuple(quantity),
                 bars_since_trade=0 if fills else self.bars_since_trade,

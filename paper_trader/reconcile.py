@@ -38,8 +38,9 @@ def reconcile(
     right; adopt (an operator has looked): by anything. close (N,): values what is put right.
     """
     own = tuple(e for e in executions if adopt or e.client_order_id in ours)
+    fills = [e.fill for e in own]
     try:
-        expected = account.book([e.fill for e in own])
+        expected = account.after(fills) if adopt else account.book(fills)
     except DataError as error:
         return Differs(text=str(error), executions=())
     for stranger in (e for e in executions if e not in own):

@@ -135,7 +135,7 @@ def test_an_overdrawing_fill_and_senseless_costs_are_refused() -> None:
     fill = Fill(
         ticker="BTC", close_time_s=0, quantity=Decimal(2), price=Decimal(100), fee_quote=Decimal(0), fee_base=Decimal(0)
     )
-    with pytest.raises(DataError, match="overdraws"):
+    with pytest.raises(DataError, match=r"overdraw the account: -50\.0* cash"):
         Ledger.opened(TICKERS, 150.0).book([fill])
     with pytest.raises(ConfigurationError, match="fee_bps"):
         costs(fee_bps=float("nan"))

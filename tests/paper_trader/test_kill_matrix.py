@@ -43,6 +43,19 @@ def test_random_faults_and_deaths_change_nothing(seed: int, tmp_path: Path) -> N
     assert played_seed(seed, tmp_path) == []
 
 
+@pytest.mark.parametrize("venue", VENUES)
+def test_a_sell_pays_for_the_buys_of_its_bar_also_where_they_fill_within_a_second(venue: str, tmp_path: Path) -> None:
+    """A venue tells fills coin by coin, and BTC comes before LINK."""
+    opened, broker = VENUES[venue]
+    with opened() as world:
+        world.account.cash, world.account.coins["LINK"] = Decimal("100.00"), Decimal(700)
+        plan = ((("BTC", "0.2"), ("LINK", "-700")), ())
+        trading = World(venue=world, state_dir=tmp_path, open_broker=lambda v: broker(v, timeout_s=5.0), plan=plan)
+        trading.live()
+    assert (trading.difference, violations(trading)) == ("", [])
+    assert {t.order.ticker for t in world.account.trades} == {"BTC", "LINK"}
+
+
 # The tests above would notice: each of these changes breaks at least one cell.
 
 

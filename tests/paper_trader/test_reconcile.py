@@ -83,3 +83,23 @@ def test_what_an_operator_has_looked_at_is_taken_over() -> None:
     assert isinstance(verdict, Agreed)
     after = ACCOUNT.book([e.fill for e in verdict.executions])
     assert (after.cash, *after.quantity) == (known.cash, known.quantity["BTC"], known.quantity["ETH"])
+
+
+def test_a_buy_is_booked_also_where_the_sell_that_paid_for_it_is_told_after_it() -> None:
+    buy = bought("0.05")
+    fill = Fill(
+        ticker="ETH", close_time_s=0, quantity=Decimal(-1), price=Decimal(2000), fee_quote=Decimal(0), fee_base=Decimal(0)
+    )  # fmt: skip
+    sell = Execution(execution_id="2", client_order_id="ours", fill=fill)
+    known = held(cash="1000", btc="0.049875", eth="1")
+    assert compared(known, buy, sell) == Agreed(executions=(buy, sell))
+
+
+def test_an_account_is_taken_over_whatever_its_fills_alone_would_leave() -> None:
+    """Somebody paid 5000 in and bought for 4000 of it: our books never had that much."""
+    known = held(cash="2000", btc="0.09975", eth="2")
+    by_hand = bought("0.1", order="by hand", execution="2")
+    verdict = compared(known, by_hand, adopt=True)
+    assert isinstance(verdict, Agreed)
+    after = ACCOUNT.book([e.fill for e in verdict.executions])
+    assert (after.cash, *after.quantity) == (known.cash, known.quantity["BTC"], known.quantity["ETH"])
