@@ -1,8 +1,6 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
 import contextlib
-import shutil
-import sqlite3
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +15,6 @@ from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature
 from daemon.child.progress import Progress
 from features.bars import Bars, utc_text
 from features.errors import DataError
-from features.files import disk_full
 from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
@@ -34,6 +31,7 @@ from paper_trader.journal import Journal
 from paper_trader.opening import begin, require_same_account
 from paper_trader.operator import Requests
 from paper_trader.ordering import OrderFlow, Sendings
+from paper_trader.outages import OUTAGES, Outages
 from paper_trader.picture import Picture
 from paper_trader.session import (
     BarSettled,
@@ -55,10 +53,8 @@ from paper_trader.shadows import EQUAL
 from paper_trader.status import status_record
 
 POLL_S = 0.25
-OUTAGE_RETRY_S = 15.0
 CLOCK_EVERY_S = 600.0
 LATENCIES = 1000  # of so many decisions the percentiles are taken: six weeks of hours
-ROOM_BYTES = 2_097_152  # twice the journal's capped write-ahead log: the janitor's reserve file gives more than that
 
 
 class Trader:
@@ -77,6 +73,7 @@ class Trader:
         self._picture = Picture(state_dir / "paper" / "status.json", clock)
         self._sendings = Sendings(born_s=clock.now_utc().timestamp())
         self._halt_due = ""  # a halt that the journal has not taken yet
+        self._outages = Outages(state_dir=state_dir, clock=clock, log=log, should_stop=should_stop)
 
     def run(self) -> None:
         """Until a stop is asked for, or a replay has reached its last bar.
@@ -92,38 +89,9 @@ class Trader:
                     if self._wait_for_policy():
                         self._trade()
                     return
-            except MarketUnavailable:
-                if self.should_stop():
+            except OUTAGES as error:  # the books are closed meanwhile
+                if self.should_stop() or not self._outages.sit_out(error, self._pulse):
                     return
-                raise
-            except BrokerUnavailable as error:
-                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
-                if not self._wait_for_broker(error.retry_after_s or OUTAGE_RETRY_S):
-                    return
-                continue
-            except (OSError, sqlite3.Error) as error:
-                if not disk_full(error):
-                    raise
-                self.log.warning("trader.disk_full", reason=str(error))
-            if not self._wait_for_room():
-                return
-
-    def _wait_for_room(self) -> bool:
-        """False when a stop is asked for first."""
-        while not self.should_stop():
-            if shutil.disk_usage(self.state_dir / "paper").free >= ROOM_BYTES:
-                return True
-            self._pulse("no orders: the disk is full")
-            self.clock.sleep(1.0)
-        return False
-
-    def _wait_for_broker(self, seconds: float) -> bool:
-        """False when a stop is asked for first. The books are closed meanwhile."""
-        try:
-            self._waiting.sleep(seconds)
-        except MarketUnavailable:
-            return False
-        return True
 
     # opening ---------------------------------------------------------------------------------------------------
 
@@ -161,6 +129,7 @@ class Trader:
         self._orders = OrderFlow(
             journal=self._journal, broker=broker, rules=self._rules, sendings=self._sendings, now_s=self._waiting.now_s,
             pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
+            may_send=lambda intent: self._session.may_send(sells=intent.quantity < 0),
         )  # fmt: skip
         self._deciding = Deciding(
             journal=self._journal, artifacts=self.state_dir / "artifacts", spec=self._spec, rules=self._rules,
@@ -210,13 +179,8 @@ class Trader:
                 self._orders.tick()
                 self._ask_the_venues_clock(began_s)
                 self._take(self._next_bars())
-            except MarketUnavailable as error:  # nothing was lost: the bars are read when the market is back
-                self.log.warning("trader.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
-                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
-                continue
-            except BrokerUnavailable as error:  # nothing was booked: the bar is read and settled when it is back
-                self.log.warning("trader.broker_unavailable", error=str(error), retry_after_s=error.retry_after_s)
-                self._wait(error.retry_after_s or OUTAGE_RETRY_S)
+            except (MarketUnavailable, BrokerUnavailable) as error:  # nothing was booked: the bar is read again
+                self._outages.sit_out(error, self._tell)
                 continue
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
@@ -260,6 +224,7 @@ class Trader:
         self._drill_if_due()
         self._tell(self._note())
         self._orders.rest()
+        self._outages.over()
 
     def _halt_if_books_differ(self) -> None:
         if text := self._orders.difference:
@@ -367,13 +332,6 @@ class Trader:
     def _pulse(self, note: str) -> None:
         self._pulses += 1
         self.progress.beat(done=self._pulses, unit="steps", note=note)
-
-    def _wait(self, seconds: float) -> None:
-        """Until the time is over or a stop is asked for, seen alive all the while."""
-        until_s = self.clock.monotonic_s() + seconds
-        while not self.should_stop() and self.clock.monotonic_s() < until_s:
-            self._tell("the market does not answer")
-            self.clock.sleep(min(1.0, until_s - self.clock.monotonic_s()))
 
     def _note(self) -> str:
         halted = " HALTED" if self._session.phase is Phase.HALTED else ""

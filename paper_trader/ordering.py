@@ -16,7 +16,7 @@ from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.base import Broker, BrokerUnavailable, Deferred, Known
 from paper_trader.journal import Decided, Execution, Intent, Journal, Note
-from paper_trader.orders import CancelLate, Resend, after_look, after_post, intents
+from paper_trader.orders import CancelLate, Resend, after_look, after_post, called_off, intents
 from paper_trader.reconcile import Agreed, Differs, reconcile
 
 ACCOUNT = "paper"
@@ -45,16 +45,18 @@ class Sendings:
 class OrderFlow:
     """Between one journal and one broker. `crash_point` is called after every durable step; tests die there.
 
-    now_s: UTC epoch seconds. pause: waits that many seconds, seen alive. `difference` says how the broker's book differs
+    now_s: UTC epoch seconds. pause: waits that many seconds, seen alive. may_send: whether what has not arrived may be sent
+    again; what is decided on now may. `difference` says how the broker's book differs
     from ours since it was last compared, "" when it does not.
     """
 
     def __init__(
         self, *, journal: Journal, broker: Broker, rules: VenueRules, sendings: Sendings, now_s: Callable[[], float],
         pause: Callable[[float], None], log: FilteringBoundLogger, crash_point: Callable[[str], None] = lambda _: None,
+        may_send: Callable[[Intent], bool] = lambda _: True,
     ) -> None:  # fmt: skip
         self._journal, self._broker, self._crash_point, self._log = journal, broker, crash_point, log
-        self._rules, self._sendings, self._now_s, self._pause = rules, sendings, now_s, pause
+        self._rules, self._sendings, self._now_s, self._pause, self._may_send = rules, sendings, now_s, pause, may_send
         self._not_before_s = self._resolve_due_s = 0.0
         self.difference = ""
 
@@ -91,6 +93,8 @@ class OrderFlow:
                 case CancelLate(note=note):
                     self._keep([note])
                     self._broker.cancel(intent)
+                case Resend() if not self._may_send(intent):
+                    self._keep([called_off(intent)])
                 case Resend() if self._now_s() >= self._not_before_s:
                     self._send([intent], again=True)
                 case _:
@@ -107,9 +111,11 @@ class OrderFlow:
         self._broker.rest()
 
     def _send(self, wanted: Sequence[Intent], *, again: bool = False) -> None:
-        """One POST each, then what became of them in one transaction."""
+        """One POST each, then what became of them in one transaction. What a venue has put off, and the rest, waits."""
         notes = []
         for intent in wanted:
+            if self._now_s() < self._not_before_s:
+                break
             self._crash_point("sending")
             outcome = self._broker.submit(intent)
             self._sendings.over_s[intent.client_order_id] = self._now_s()

@@ -6,7 +6,8 @@ The id is derived from what the order is for, so that sending it again is sendin
     UNKNOWN   sent; the answer did not say whether it was taken
     ACKED     the broker has it
     REJECTED  the broker will not have it
-    ABANDONED not found, and refused or too old when it was to be sent again; watched, and cancelled should it appear
+    ABANDONED not found, and when it was to be sent again refused, too old or no longer wanted; watched, and cancelled
+              should it appear
     CLOSED    the bar in which it could fill is booked
 """
 
@@ -58,6 +59,12 @@ def after_post(intent: Intent, outcome: Outcome, *, again: bool) -> Note:
             return Note(client_order_id=intent.client_order_id, state="UNKNOWN", reason=reason)
         case _:
             assert_never(outcome)
+
+
+def called_off(intent: Intent) -> Note:
+    """Of an order that has not arrived while trading stands still: watched, and cancelled should it appear."""
+    reason = "had not arrived when trading was halted or paused"
+    return Note(client_order_id=intent.client_order_id, state="ABANDONED", reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,12 @@ class Session:
     def flatten(self) -> bool:
         return self.operator is Standing.FLATTEN
 
+    def may_send(self, *, sells: bool) -> bool:
+        """Whether an order that was decided on before and has not arrived may still go out."""
+        if self.flatten:
+            return sells
+        return self.phase is not Phase.HALTED and self.operator is Standing.TRADE
+
     @property
     def shown(self) -> str:
         """One word for a person: what the trader is doing."""

@@ -3,7 +3,7 @@
 ccxt maps 4xx statuses to ExchangeNotAvailable, a NetworkError: the status decides here, so that only 5xx is repeated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,9 +47,21 @@ def open_client(
             )
         settings |= {"apiKey": keys.key_id, "secret": keys.secret}
     client = exchange_class(exchange)(settings)
+    client.throttle = _unmoved_by_clocks(client)
     if exchange == "alpaca" and not urls:  # with urls of our own this call would put the real hosts back
         client.set_sandbox_mode(True)
     return client
+
+
+def _unmoved_by_clocks(client: Any) -> Callable[[Any], None]:
+    """The client's throttle. It subtracts wall clocks, and one put back by an hour would have it sleep for an hour."""
+    throttle = client.throttle
+
+    def waits_once(cost: Any = None) -> None:
+        client.lastRestRequestTimestamp = min(client.lastRestRequestTimestamp, client.milliseconds())
+        throttle(cost)
+
+    return waits_once
 
 
 def urls_for(exchange: str, api_url: str) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from binance_like import BinanceLike
 from desk import artifact, promote, trader
 from rig import HOUR, START_S, TICKERS, truth_bars
+from venue_clock import VenueClock
 
 from daemon.child.clock import ManualClock
 from daemon.child.config import Config, parse
@@ -19,21 +19,6 @@ from paper_trader.journal import Journal
 from trainer.dataset import load_dataset
 
 NOW = 2000
-
-
-class VenueClock(ManualClock):
-    """Our clock and the venue's as one; sleeping runs at a hundredfold, so that hours pass within a test."""
-
-    def __init__(self, venue: BinanceLike) -> None:
-        super().__init__()
-        self._venue = venue
-
-    def now_utc(self) -> datetime:
-        return datetime.fromtimestamp(self._venue.now_s, tz=UTC)
-
-    def sleep(self, seconds: float) -> None:
-        super().sleep(seconds)
-        self._venue.now_s += timedelta(seconds=100 * max(0.0, seconds)).total_seconds()
 
 
 @pytest.fixture

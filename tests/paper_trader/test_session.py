@@ -90,3 +90,15 @@ def test_flatten_decides_in_a_halt_and_through_an_alarm_but_never_on_books_that_
     assert step(state, replace(FRESH, alarm="drawdown"))[1] == (Decide(),)
     assert step(state, replace(FRESH, account_agrees=False))[1] == ()
     assert step(state, replace(FRESH, age_s=9000.0))[1] != (Decide(),)
+
+
+def test_what_was_decided_and_has_not_arrived_goes_out_only_while_trading_goes_on() -> None:
+    """What has to be sold is still sold."""
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    may = {
+        "just started": idle, "trading": trading(), "halted": step(trading(), Fault(reason="parity"))[0],
+        "paused": step(trading(), Told(command=Command.PAUSE))[0],
+        "flatten": step(trading(), Told(command=Command.FLATTEN))[0],
+    }  # fmt: skip
+    assert [name for name, s in may.items() if s.may_send(sells=False)] == ["just started", "trading"]
+    assert [name for name, s in may.items() if s.may_send(sells=True)] == ["just started", "trading", "flatten"]

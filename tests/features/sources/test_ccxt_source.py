@@ -1,5 +1,6 @@
 """Real ccxt against a local venue: what comes back is the truth, or an error that says what to do."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from venue import Fault, html_page, rate_limited, refused, server_error, truncat
 
 from features.bars import Bars
 from features.errors import ConfigurationError
+from features.sources.ccxt_client import open_client, urls_for
 from features.sources.ccxt_source import CcxtVenue
 from features.sources.errors import MarketUnavailable
 from features.sources.live import LiveSource
@@ -210,3 +212,13 @@ def test_venue_rules_are_the_filters_of_the_venue_as_plain_texts(venue, waits):
     assert rules.venue == "binance"
     rule = rules.rule("LINK")
     assert (rule.lot, rule.tick, rule.min_notional) == ("0.00001", "0.01", "5")
+
+
+def test_a_clock_that_was_put_back_by_an_hour_delays_no_request(venue):
+    client = open_client("binance", urls=urls_for("binance", venue.api_url))
+    client.publicGetTime()
+    client.lastRestRequestTimestamp += 3_600_000  # what a clock leaves behind that then goes back
+    began_s = time.monotonic()
+    client.publicGetTime()
+    client.session.close()
+    assert time.monotonic() - began_s < 10.0
