@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from features.errors import DataError
 
@@ -20,9 +21,7 @@ def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> s
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON",
                    "wal_autocheckpoint = 256", "journal_size_limit = 1048576"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
-    verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    if verdict != "ok":
-        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
+    require_whole(connection, path, "integrity_check")
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version == 0:
         with transaction(connection) as db:
@@ -35,6 +34,18 @@ def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> s
             hint=f"move {path.parent} away and the paper account begins anew, or go back to the version that wrote it",
         )
     return connection
+
+
+def require_whole(connection: sqlite3.Connection, path: Path, check: Literal["integrity_check", "quick_check"]) -> None:
+    """DataError when SQLite finds a damaged page; the quick check does not compare indices with their tables."""
+    try:
+        verdict = connection.execute(f"PRAGMA {check}").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if not error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise
+        verdict = str(error)
+    if verdict != "ok":
+        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
 
 
 def fold_back(connection: sqlite3.Connection) -> None:

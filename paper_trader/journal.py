@@ -24,7 +24,7 @@ from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.anchoring import Anchors
 from paper_trader.bar_log import decoded, encoded, linked
-from paper_trader.database import fold_back, open_database, transaction
+from paper_trader.database import fold_back, open_database, require_whole, transaction
 
 SCHEMA = 3
 STATES = ("INTENT", "UNKNOWN", "ACKED", "REJECTED", "ABANDONED", "CLOSED")  # see paper_trader.orders
@@ -119,6 +119,10 @@ class Journal:
 
     def fold_back(self) -> None:
         fold_back(self._connection)
+
+    def check(self) -> None:
+        """DataError when the file is damaged."""
+        require_whole(self._connection, self.path, "quick_check")
 
     def meta(self) -> dict[str, str]:
         return dict(self._connection.execute("SELECT key, value FROM meta"))
@@ -234,6 +238,11 @@ class Journal:
             )
             for i, t, s, q, sent, expires, state, order_id in rows
         ]  # fmt: skip
+
+    def refused(self, *, since_s: int) -> int:
+        """Orders decided on since that the broker would not have."""
+        asked = "SELECT COUNT(*) FROM intents WHERE state = 'REJECTED' AND close_time_s >= ?"
+        return int(self._connection.execute(asked, (since_s,)).fetchone()[0])
 
     def intent_ids(self, *, since_s: int) -> set[str]:
         """Client order ids of every order decided on since."""

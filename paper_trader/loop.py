@@ -235,7 +235,7 @@ class Trader:
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
             age_s=age_s if fresh else float("inf"), account_agrees=not self._orders.difference,
-            alarm=self._deciding.alarm(bar, self._account), clock_offset_s=self._clock_offset_s,
+            alarm=self._deciding.alarm(bar, self._account) or self._orders.alarm(bar), clock_offset_s=self._clock_offset_s,
         )  # fmt: skip
         for effect in self._feed(event):
             if isinstance(effect, Decide):

@@ -23,7 +23,9 @@ ACCOUNT = "paper"
 RESOLVE_EVERY_S = 5.0
 WATCH_S = 600.0  # an order that was given up is looked for this long after it expired
 OVERLAP_S = 6 * 3600  # fills are asked for from this long before the last booked bar: a venue may tell late
-DAY_S = 86_400
+MOST_REFUSED = 5  # orders an hour
+CHECK_EVERY_S = 3600.0
+HOUR_S, DAY_S = 3600, 86_400
 POLL_S = 0.25
 
 
@@ -58,6 +60,7 @@ class OrderFlow:
         self._journal, self._broker, self._crash_point, self._log = journal, broker, crash_point, log
         self._rules, self._sendings, self._now_s, self._pause, self._may_send = rules, sendings, now_s, pause, may_send
         self._not_before_s = self._resolve_due_s = 0.0
+        self._check_due_s = now_s() + CHECK_EVERY_S  # opening has just looked
         self.difference = ""
 
     # orders ----------------------------------------------------------------------------------------------------
@@ -106,7 +109,10 @@ class OrderFlow:
             self.resolve()
 
     def rest(self) -> None:
-        """Once a bar's orders are out: what the books put off until nobody waits for them."""
+        """Once a bar's orders are out: what the books put off until nobody waits for them. DataError when they are damaged."""
+        if self._now_s() >= self._check_due_s:
+            self._check_due_s = self._now_s() + CHECK_EVERY_S
+            self._journal.check()
         self._journal.fold_back()
         self._broker.rest()
 
@@ -168,6 +174,11 @@ class OrderFlow:
         self._sendings.over_s.clear()
         self._crash_point("bar settled")
         return after
+
+    def alarm(self, bar: Bars) -> str:
+        """Why to halt, or "": a broker that refuses so many orders within an hour is sent something wrong."""
+        refused = self._journal.refused(since_s=bar.last_close_s - max(HOUR_S, bar.timeframe_s))
+        return f"{refused} orders were refused within an hour" if refused >= MOST_REFUSED else ""
 
     def is_past(self, close_time_s: int) -> bool:
         """Whether the market has moved on from this bar, so that an order of it would fill in another one."""
