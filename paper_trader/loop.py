@@ -152,6 +152,7 @@ class Trader:
         self._latencies = deque(self._journal.latencies(most=LATENCIES), maxlen=LATENCIES)
         self._pointer_stamp_ns = -1
         books.callback(lambda: self._picture.write(self._record, force=True))
+        self._hear_operator()  # before anything that was left is sent
         self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
@@ -175,6 +176,7 @@ class Trader:
         pace_s = 1.0 / self.config.paper.replay_bars_per_s if self.config.paper.replay_bars_per_s > 0 else 0.0
         while not self.should_stop():
             began_s = self.clock.monotonic_s()
+            self._look_around()  # first: what the operator has stopped is not sent again
             try:
                 self._orders.tick()
                 self._ask_the_venues_clock(began_s)
@@ -185,7 +187,6 @@ class Trader:
             if self._replay and self._settled_s >= self._last_s:
                 self.log.info("trader.replay_ended", bars=self._processed)
                 return
-            self._look_around()
             self._tell(self._note())
             wait_s = pace_s - (self.clock.monotonic_s() - began_s) if self._replay else 1.0
             if wait_s > 0:
@@ -271,16 +272,20 @@ class Trader:
 
     def _look_around(self) -> None:
         """Between two bars: what the operator asked for, and whether another policy is to be traded."""
+        self._hear_operator()
+        self._load_policy()
+
+    def _hear_operator(self) -> None:
         for request in self._requests.new():
             self._feed(Told(command=request.command))
-            rearmed = request.command is Command.REARM
+            if rearmed := request.command is Command.REARM:
+                self._orders.call_off()
             self._journal.told(
                 request.number, operator=str(self._session.operator),
                 rearmed=self._deciding.rearmed(self._newest.close[0], self._account) if rearmed else None,
             )  # fmt: skip
             self._halt_due = "" if rearmed else self._halt_due
             self.log.warning("trader.told", command=str(request.command), number=request.number)
-        self._load_policy()
 
     def _load_policy(self) -> None:
         """Take up a new champion between two bars; the account goes on unchanged."""

@@ -48,8 +48,8 @@ class OrderFlow:
     """Between one journal and one broker. `crash_point` is called after every durable step; tests die there.
 
     now_s: UTC epoch seconds. pause: waits that many seconds, seen alive. may_send: whether what has not arrived may be sent
-    again; what is decided on now may. `difference` says how the broker's book differs
-    from ours since it was last compared, "" when it does not.
+    again; what is decided on now may. `difference` says how the broker's book differs from ours since it was last compared,
+    "" when it does not.
     """
 
     def __init__(
@@ -102,6 +102,10 @@ class OrderFlow:
                     self._send([intent], again=True)
                 case _:
                     pass
+
+    def call_off(self) -> None:
+        """Before trading goes on after a halt: what had not arrived then was perhaps why, and is not sent again."""
+        self._keep([called_off(intent) for intent in self._open_fates()])
 
     def tick(self) -> None:
         """Between bars: resolve, every few seconds while there is something to resolve."""

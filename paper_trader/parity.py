@@ -109,7 +109,7 @@ class _Checker:
             state = risk.opened(self.bars.n_tickers, equity=float(equity), close_time_s=self.first_s)
             return _Step(account=account, state=state)
         orders = tuple((i.ticker, i.quantity) for i in self._intents.get(self.first_s, ()))
-        return _Step(account=account, state=self._states[self.first_s], orders=orders)
+        return _Step(account=account, state=self._states[self.first_s], orders=self._taken(self.first_s, orders))
 
     def view(self, k: int, account: Ledger, *, flatten: bool = False) -> risk.View:
         return risk.View(
@@ -149,7 +149,12 @@ class _Checker:
             stored, sendable_orders(ruling.orders, now.account, self.rules, whole_lots=not self._embedded)
         )
         self.n_decisions, self.n_orders = self.n_decisions + 1, self.n_orders + len(ruling.orders)
-        return replace(now, state=ruling.state, orders=ruling.orders)
+        return replace(now, state=ruling.state, orders=self._taken(close_time_s, ruling.orders))
+
+    def _taken(self, close_time_s: int, orders: tuple[tuple[str, Decimal], ...]) -> tuple[tuple[str, Decimal], ...]:
+        """Of `orders` those that were neither refused nor called off."""
+        given_up = {i.ticker for i in self._intents.get(close_time_s, ()) if i.state in ("REJECTED", "ABANDONED")}
+        return tuple(order for order in orders if order[0] not in given_up)
 
     def fills(self, k: int, now: _Step) -> tuple[Fill, ...]:
         """What filled in bar k. What a venue filled cannot be computed: there it is what is stored."""

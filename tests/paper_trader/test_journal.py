@@ -1,6 +1,7 @@
 """The journal's file: what another version wrote is refused by name, and left as it was."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,23 +23,27 @@ def test_a_journal_of_another_version_is_refused_with_the_remedy_and_not_touched
     assert str(path.parent) in refused.value.hint and path.read_bytes() == before
 
 
+def damaged(journal: Journal) -> None:
+    """Some pages in its middle overwritten, and none of them still in memory."""
+    with journal._transaction() as db:
+        db.executemany("INSERT INTO meta VALUES (?, ?)", [(f"key {n}", "x" * 500) for n in range(2000)])
+    journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal.check()
+    journal._connection.execute("PRAGMA shrink_memory")
+    with journal.path.open("r+b") as file:
+        file.seek(journal.path.stat().st_size // 2)
+        file.write(b"\xff" * 8192)
+
+
 @pytest.mark.parametrize("while_open", [True, False])
 def test_a_damaged_journal_is_named_with_the_remedy_at_a_start_and_while_it_is_in_use(
     tmp_path: Path, *, while_open: bool
 ) -> None:
     path = tmp_path / "journal.db"
-    journal = Journal(path)
-    with journal._transaction() as db:
-        db.executemany("INSERT INTO meta VALUES (?, ?)", [(f"key {n}", "x" * 500) for n in range(2000)])
-    journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    journal.check()
-    journal._connection.execute("PRAGMA shrink_memory")  # forget the pages that were read
-    if not while_open:
-        journal.close()
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        file.write(b"\xff" * 8192)
-    with pytest.raises(DataError, match=r"journal\.db is damaged") as refused:
-        journal.check() if while_open else Journal(path)
+    with closing(Journal(path)) as journal:
+        damaged(journal)
+        if not while_open:
+            journal.close()
+        with pytest.raises(DataError, match=r"journal\.db is damaged") as refused:
+            journal.check() if while_open else Journal(path)
     assert refused.value.hint == "cappuccinoctl restore"
-    journal.close()

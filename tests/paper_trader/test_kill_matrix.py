@@ -1,8 +1,7 @@
 """A slice of the kill matrix small enough for every change; all of it is in tests/chaos (`make chaos`)."""
 
-import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -10,32 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alpaca_like import AlpacaLike
 from exchange_account import OrderFault
 from kill_matrix import CELLS, CRASHES, Cell, play, played_seed
 from order_world import (
-    BARS,
-    TICKERS,
     VENUES,
     Died,
     World,
     alpaca,
     alpaca_broker,
     binance_broker,
-    decision,
     dying,
     limits_state,
     lives,
     violations,
 )
 
-from daemon.child.logs import get_logger
-from features.venue_rules import VenueRules
 from paper_trader import ordering
 from paper_trader.brokers.alpaca import AlpacaBroker
 from paper_trader.brokers.base import Absent, Outcome, Unknown
 from paper_trader.journal import Intent, Journal
-from paper_trader.ordering import OrderFlow, Sendings
 
 SLICE = tuple(cell for cell in CELLS if cell.second == "none" and cell.crash in ("none", "after TX1", "after POST"))
 
@@ -62,53 +54,6 @@ def test_a_sell_pays_for_the_buys_of_its_bar_also_where_they_fill_within_a_secon
         trading.live()
     assert (trading.difference, violations(trading)) == ("", [])
     assert {t.order.ticker for t in world.account.trades} == {"BTC", "LINK"}
-
-
-@contextlib.contextmanager
-def flowing(tmp_path: Path, **more: Any) -> Iterator[tuple[AlpacaLike, Journal, OrderFlow]]:
-    with alpaca() as venue, contextlib.closing(Journal(tmp_path / "journal.db")) as journal:
-        world = World(venue=venue, state_dir=tmp_path, open_broker=lambda v: alpaca_broker(v, timeout_s=5.0))
-        with contextlib.closing(world.open_broker(venue)) as broker:
-            journal.begin(world.meta(), BARS.slice(0, 1), world.opening(broker))
-            flow = OrderFlow(
-                journal=journal, broker=broker, rules=VenueRules.uniform("venue", TICKERS),
-                sendings=Sendings(born_s=venue.now_s), now_s=lambda: venue.now_s, pause=world.pause, log=get_logger(),
-                **more,
-            )  # fmt: skip
-            flow.open(journal.last_mark()[1], journal.bars())
-            yield venue, journal, flow
-
-
-@pytest.mark.parametrize("halted", [True, False])
-def test_an_order_that_was_put_off_waits_with_its_batch_and_is_not_sent_once_trading_is_halted(
-    tmp_path: Path, *, halted: bool
-) -> None:
-    with flowing(tmp_path, may_send=lambda _: not halted) as (venue, journal, flow):
-        at_s, held = journal.last_mark()
-        venue.account.faults.append(OrderFault.TOO_MANY)
-        flow.place(decision(at_s), limits_state(at_s), [("BTC", Decimal("0.02")), ("LINK", Decimal(3))], held)
-        posts = [path for path, _ in venue.requests if path.startswith("POST")]
-        assert len(posts) == 1 and {i.state for i in journal.intents()} == {"INTENT"}
-        for _ in range(30):
-            venue.now_s += 5.0
-            flow.tick()
-        assert {i.state for i in journal.intents()} == {"ABANDONED" if halted else "ACKED"}
-        assert len(venue.account.orders) == (0 if halted else 2)
-
-
-def test_a_broker_that_refuses_too_many_orders_within_an_hour_is_an_alarm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with flowing(tmp_path) as (venue, journal, flow):
-        at_s, held = journal.last_mark()
-        venue.account.faults.extend([OrderFault.POOR] * 3)
-        orders = [(t, Decimal(1)) for t in ("BTC", "ETH", "LINK")]
-        flow.place(decision(at_s), limits_state(at_s), orders, held)
-        assert {i.state for i in journal.intents()} == {"REJECTED"}
-        assert flow.alarm(BARS.slice(1, 2)) == ""
-        monkeypatch.setattr(ordering, "MOST_REFUSED", 3)
-        assert flow.alarm(BARS.slice(1, 2)) == "3 orders were refused within an hour"
-        assert flow.alarm(BARS.slice(2, 3)) == ""
 
 
 # The tests above would notice: each of these changes breaks at least one cell.

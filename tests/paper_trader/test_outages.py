@@ -1,6 +1,8 @@
 """What the trader sits out: it waits, alive, asks no faster than it may, and goes on where it was."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from binance_like import BinanceLike
@@ -13,8 +15,10 @@ from venue_clock import VenueClock
 from daemon.child.clock import ManualClock
 from daemon.child.config import Config, parse
 from daemon.child.logs import get_logger
+from paper_trader import operator
 from paper_trader.journal import Journal
 from paper_trader.outages import Outages
+from paper_trader.session import Command
 
 NOW = 1400
 
@@ -72,6 +76,33 @@ def test_a_full_file_system_of_the_markets_own_is_waited_out_without_pestering_t
         assert settled_bars(tmp_path) > before
 
 
+def test_an_operator_is_heard_while_the_market_does_not_answer(tmp_path: Path) -> None:
+    with BinanceLike(truth=truth_bars(NOW + 20), now_s=START_S + NOW * HOUR + 60.0) as venue:
+        config, clock, answers, until_s = (
+            settings(venue.api_url),
+            VenueClock(venue),
+            venue.answer,
+            venue.now_s + 6 * HOUR,
+        )
+        down = False
+
+        def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> tuple[int, Any]:
+            if not down:
+                return answers(path, query, headers)
+            if not (tmp_path / "paper" / "operator.jsonl").exists():
+                operator.ask(tmp_path, Command.PAUSE, clock)
+            return 503, {"code": -1000, "msg": "down"}
+
+        def goes_down(point: str) -> None:
+            nonlocal down
+            down = down or point == "bar settled"
+
+        venue.answer = answer  # type: ignore[method-assign]
+        trader(config, tmp_path, clock=clock, should_stop=lambda: venue.now_s >= until_s, crash_point=goes_down).run()
+    assert settled_bars(tmp_path) == 1
+    assert json.loads((tmp_path / "paper" / "status.json").read_bytes())["state"] == "paused"
+
+
 @pytest.mark.parametrize("free_again", [True, False])
 def test_a_quota_that_is_full_where_the_disk_is_not_is_tried_less_and_less_often(
     tmp_path: Path, *, free_again: bool
@@ -79,13 +110,14 @@ def test_a_quota_that_is_full_where_the_disk_is_not_is_tried_less_and_less_often
     clock = ManualClock()
     (tmp_path / "paper").mkdir()
     outages = Outages(state_dir=tmp_path, clock=clock, log=get_logger(), should_stop=lambda: False)
-    pauses = []
+    pauses, told = [], set[str]()
     for _ in range(9):
         began_s = clock.monotonic_s()
-        assert outages.sit_out(OSError(122, "Disk quota exceeded"), lambda _: None)
+        assert outages.sit_out(OSError(122, "Disk quota exceeded"), told.add)
         pauses.append(clock.monotonic_s() - began_s)
         if free_again:
             outages.over()
     assert pauses == ([1.0] * 9 if free_again else [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0])
+    assert told == {"no orders: the disk is full"}
     with pytest.raises(OSError, match="broken"):
         outages.sit_out(OSError(5, "broken"), lambda _: None)

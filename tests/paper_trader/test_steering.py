@@ -3,12 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from desk import books, command, opened, trader
-from test_recovery import Died
+from test_recovery import Died, dying
 
 from daemon.child.clock import SystemClock
 from paper_trader import operator
@@ -136,3 +137,24 @@ def test_what_verify_since_leaves_out_is_not_proved_and_what_it_takes_is(tmp_pat
             row = (json.dumps(books(tmp_path)["decisions"][99].decision.target), at_s)
             db.execute("UPDATE decisions SET guarded = ? WHERE close_time_s = ?", row)
         db.close()
+
+
+@pytest.mark.parametrize("stopped_by", ["a pause", "a halt", "a halt that is rearmed"])
+def test_what_had_not_left_when_trading_was_stopped_is_not_sent_by_the_next_start(
+    stopped_by: str, tmp_path: Path
+) -> None:
+    """The trader dies between writing an order down and sending it, and hears the operator before it sends."""
+    config = opened(tmp_path)
+    with pytest.raises(Died):
+        trader(config, tmp_path, crash_point=dying("sending", at=0)).run()
+    with closing(Journal(tmp_path / "paper" / "journal.db")) as journal:
+        left = {i.client_order_id for i in journal.intents("INTENT")}
+        if stopped_by != "a pause":
+            journal.halt("parity: planted")
+    if stopped_by != "a halt":
+        say(tmp_path, Command.PAUSE if stopped_by == "a pause" else Command.REARM)
+    trader(config, tmp_path).run()
+    accepted = {name for name, *_ in books(tmp_path)["orders"]}
+    assert left and not left & accepted
+    with closing(proved(tmp_path)) as journal:
+        assert left == {i.client_order_id for i in journal.intents("ABANDONED")}

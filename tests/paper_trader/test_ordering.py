@@ -1,0 +1,80 @@
+"""What leaves, what waits and what is called off, through the real client."""
+
+import contextlib
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alpaca_like import AlpacaLike
+from exchange_account import OrderFault
+from order_world import BARS, TICKERS, World, alpaca, alpaca_broker, decision, limits_state
+from rig import HOUR
+from test_journal import damaged
+
+from daemon.child.logs import get_logger
+from features.errors import DataError
+from features.venue_rules import VenueRules
+from paper_trader.journal import Journal
+from paper_trader.ordering import OrderFlow, Sendings
+
+PLAN = [("BTC", Decimal("0.02")), ("LINK", Decimal(3))]
+
+
+@contextlib.contextmanager
+def flowing(tmp_path: Path, **more: Any) -> Iterator[tuple[AlpacaLike, Journal, OrderFlow]]:
+    with alpaca() as venue, contextlib.closing(Journal(tmp_path / "journal.db")) as journal:
+        world = World(venue=venue, state_dir=tmp_path, open_broker=lambda v: alpaca_broker(v, timeout_s=5.0))
+        with contextlib.closing(world.open_broker(venue)) as broker:
+            journal.begin(world.meta(), BARS.slice(0, 1), world.opening(broker))
+            flow = OrderFlow(
+                journal=journal, broker=broker, rules=VenueRules.uniform("venue", TICKERS),
+                sendings=Sendings(born_s=venue.now_s), now_s=lambda: venue.now_s, pause=world.pause, log=get_logger(),
+                **more,
+            )  # fmt: skip
+            flow.open(journal.last_mark()[1], journal.bars())
+            yield venue, journal, flow
+
+
+def put_off(venue: AlpacaLike, journal: Journal, flow: OrderFlow) -> None:
+    """Two orders, and the venue takes neither for now."""
+    at_s, held = journal.last_mark()
+    venue.account.faults.append(OrderFault.TOO_MANY)
+    flow.place(decision(at_s), limits_state(at_s), PLAN, held)
+
+
+def passed(venue: AlpacaLike, flow: OrderFlow) -> None:
+    for _ in range(30):
+        venue.now_s += 5.0
+        flow.tick()
+
+
+@pytest.mark.parametrize("halted", [True, False])
+def test_an_order_that_was_put_off_waits_with_its_batch_and_is_not_sent_once_trading_is_halted(
+    tmp_path: Path, *, halted: bool
+) -> None:
+    with flowing(tmp_path, may_send=lambda _: not halted) as (venue, journal, flow):
+        put_off(venue, journal, flow)
+        posts = [path for path, _ in venue.requests if path.startswith("POST")]
+        assert len(posts) == 1 and {i.state for i in journal.intents()} == {"INTENT"}
+        passed(venue, flow)
+        assert {i.state for i in journal.intents()} == {"ABANDONED" if halted else "ACKED"}
+        assert len(venue.account.orders) == (0 if halted else 2)
+
+
+def test_what_a_halt_held_back_is_not_sent_after_a_rearm(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (venue, journal, flow):
+        put_off(venue, journal, flow)
+        flow.call_off()
+        passed(venue, flow)
+        assert {i.state for i in journal.intents()} == {"ABANDONED"} and venue.account.orders == []
+
+
+def test_the_journal_is_checked_every_hour_while_it_is_in_use(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (venue, journal, flow):
+        damaged(journal)
+        flow.rest()
+        venue.now_s += HOUR
+        with pytest.raises(DataError, match=r"journal\.db is damaged"):
+            flow.rest()
