@@ -239,10 +239,13 @@ class Journal:
             for i, t, s, q, sent, expires, state, order_id in rows
         ]  # fmt: skip
 
-    def refused(self, *, since_s: int) -> int:
-        """Orders decided on since that the broker would not have."""
-        asked = "SELECT COUNT(*) FROM intents WHERE state = 'REJECTED' AND close_time_s >= ?"
-        return int(self._connection.execute(asked, (since_s,)).fetchone()[0])
+    def refusals(self, *, since_s: int) -> list[str]:
+        """Why the broker would not have orders that were decided on since, and after the last rearm."""
+        rows = self._connection.execute(
+            "SELECT reason FROM intents WHERE state = 'REJECTED' AND close_time_s >= ?"
+            " AND close_time_s > (SELECT COALESCE(MAX(close_time_s), 0) FROM rearms) ORDER BY rowid", (since_s,)
+        )  # fmt: skip
+        return [reason for (reason,) in rows]
 
     def intent_ids(self, *, since_s: int) -> set[str]:
         """Client order ids of every order decided on since."""
@@ -260,10 +263,8 @@ class Journal:
 
     def decision_at(self, close_time_s: int) -> bool:
         """Whether this bar was decided on."""
-        return (
-            self._connection.execute("SELECT 1 FROM decisions WHERE close_time_s = ?", (close_time_s,)).fetchone()
-            is not None
-        )
+        asked = "SELECT 1 FROM decisions WHERE close_time_s = ?"
+        return self._connection.execute(asked, (close_time_s,)).fetchone() is not None
 
     def last_decided(self) -> Decided | None:
         row = self._connection.execute("SELECT * FROM decisions ORDER BY close_time_s DESC LIMIT 1").fetchone()

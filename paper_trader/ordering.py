@@ -16,14 +16,21 @@ from features.venue_rules import VenueRules
 from paper_trader import risk
 from paper_trader.brokers.base import Broker, BrokerUnavailable, Deferred, Known
 from paper_trader.journal import Decided, Execution, Intent, Journal, Note
-from paper_trader.orders import CancelLate, Resend, after_look, after_post, called_off, intents
+from paper_trader.orders import (
+    CancelLate,
+    Resend,
+    after_look,
+    after_post,
+    called_off,
+    intents,
+    refused_too_often,
+)  # fmt: skip
 from paper_trader.reconcile import Agreed, Differs, reconcile
 
 ACCOUNT = "paper"
 RESOLVE_EVERY_S = 5.0
 WATCH_S = 600.0  # an order that was given up is looked for this long after it expired
 OVERLAP_S = 6 * 3600  # fills are asked for from this long before the last booked bar: a venue may tell late
-MOST_REFUSED = 5  # orders an hour
 CHECK_EVERY_S = 3600.0
 HOUR_S, DAY_S = 3600, 86_400
 POLL_S = 0.25
@@ -180,9 +187,8 @@ class OrderFlow:
         return after
 
     def alarm(self, bar: Bars) -> str:
-        """Why to halt, or "": a broker that refuses so many orders within an hour is sent something wrong."""
-        refused = self._journal.refused(since_s=bar.last_close_s - max(HOUR_S, bar.timeframe_s))
-        return f"{refused} orders were refused within an hour" if refused >= MOST_REFUSED else ""
+        """Why to halt, or "", now that `bar` has closed."""
+        return refused_too_often(self._journal.refusals(since_s=bar.last_close_s - max(HOUR_S, bar.timeframe_s)))
 
     def is_past(self, close_time_s: int) -> bool:
         """Whether the market has moved on from this bar, so that an order of it would fill in another one."""

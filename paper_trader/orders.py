@@ -21,6 +21,8 @@ from paper_trader.brokers.base import Absent, Accepted, Deferred, Found, Outcome
 from paper_trader.journal import Intent, Note
 
 _NAMESPACE = uuid.UUID("6a1d9a5e-2f0b-5a43-9c53-0f5c8f7a4c11")  # frozen: changing it could send an order twice
+MOST_REFUSED = 5  # orders an hour
+UNPAID = "insufficient balance"  # how both venues call it
 CLOCK_SLACK_S = 60.0  # a wall clock further back than this has been moved: what was sent cannot be dated any more
 
 
@@ -65,6 +67,17 @@ def called_off(intent: Intent) -> Note:
     """Of an order that has not arrived while trading stands still: watched, and cancelled should it appear."""
     reason = "had not arrived when trading was halted or paused"
     return Note(client_order_id=intent.client_order_id, state="ABANDONED", reason=reason)
+
+
+def refused_too_often(reasons: Sequence[str]) -> str:
+    """Why to halt, or "": a broker that refuses so many orders within an hour, for these reasons, is sent something wrong.
+
+    What there was no money for does not count: one sell that did not arrive leaves all the buys of its bar unpaid.
+    """
+    wrong = [reason for reason in reasons if UNPAID not in reason]
+    return (
+        f"{len(wrong)} orders were refused within an hour, the last: {wrong[-1]}" if len(wrong) >= MOST_REFUSED else ""
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from paper_trader.journal import Journal
 from paper_trader.ordering import OrderFlow, Sendings
 
 PLAN = [("BTC", Decimal("0.02")), ("LINK", Decimal(3))]
+BELOW_MINIMUM = [("BTC", Decimal("0.0001")), ("ETH", Decimal("0.001")), ("LINK", Decimal("0.1"))]
 
 
 @contextlib.contextmanager
@@ -69,6 +70,31 @@ def test_what_a_halt_held_back_is_not_sent_after_a_rearm(tmp_path: Path) -> None
         flow.call_off()
         passed(venue, flow)
         assert {i.state for i in journal.intents()} == {"ABANDONED"} and venue.account.orders == []
+
+
+def test_five_refused_orders_within_an_hour_are_an_alarm_until_an_operator_has_looked(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (_, journal, flow):
+        at_s, held = journal.last_mark()
+        for hour in (0, 1):
+            flow.place(decision(at_s + hour * HOUR), limits_state(at_s), BELOW_MINIMUM, held)
+        assert [i.state for i in journal.intents()] == ["REJECTED"] * 6
+        told = "6 orders were refused within an hour, the last: 403: cost basis must be >= minimal amount of order 10"
+        assert flow.alarm(BARS.slice(1, 2)) == told
+        assert flow.alarm(BARS.slice(2, 3)) == ""  # three of them are older
+        journal.told(1, rearmed=limits_state(at_s))
+        assert flow.alarm(BARS.slice(1, 2)) == ""
+
+
+def test_orders_that_there_was_no_money_for_are_no_alarm(tmp_path: Path) -> None:
+    """One sell that did not arrive leaves all the buys of its bar unpaid."""
+    with flowing(tmp_path) as (venue, journal, flow):
+        at_s, held = journal.last_mark()
+        venue.account.faults.extend([OrderFault.POOR] * 6)
+        for hour in (0, 1):
+            orders = [(ticker, Decimal(1)) for ticker in TICKERS]
+            flow.place(decision(at_s + hour * HOUR), limits_state(at_s), orders, held)
+        assert [i.state for i in journal.intents()] == ["REJECTED"] * 6
+        assert flow.alarm(BARS.slice(1, 2)) == ""
 
 
 def test_the_journal_is_checked_every_hour_while_it_is_in_use(tmp_path: Path) -> None:
