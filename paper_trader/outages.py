@@ -12,7 +12,6 @@ from features.files import disk_full
 from features.sources.errors import MarketUnavailable
 from paper_trader.brokers.base import BrokerUnavailable
 
-Unavailable = MarketUnavailable | BrokerUnavailable
 OUTAGES = (MarketUnavailable, BrokerUnavailable, OSError, sqlite3.Error)
 RETRY_S = 15.0
 ROOM_BYTES = 2_097_152  # twice the journal's capped write-ahead log: the janitor's reserve file gives more than that
@@ -39,16 +38,20 @@ class Outages:
 
         tell: shows that the trader is alive and what it waits for.
         """
-        if isinstance(error, Unavailable):
-            what = "market" if isinstance(error, MarketUnavailable) else "broker"
-            self._log.warning(f"trader.{what}_unavailable", error=str(error), retry_after_s=error.retry_after_s)
-            return self._wait(error.retry_after_s or RETRY_S, lambda: tell(f"the {what} does not answer"))
-        if not disk_full(error):
-            raise error
-        self._log.warning("trader.disk_full", reason=str(error))
-        # longer each time: a quota is full where the disk is not, and every attempt asks the venue
-        pause_s, self._pause_s = self._pause_s, min(2.0 * self._pause_s, LONGEST_PAUSE_S)
-        return self._wait(pause_s, lambda: tell("no orders: the disk is full"), also_while=self._is_full)
+        match error:
+            case MarketUnavailable(retry_after_s=wait_s):
+                self._log.warning("trader.market_unavailable", error=str(error), retry_after_s=wait_s)
+                return self._wait(wait_s or RETRY_S, lambda: tell("the market does not answer"))
+            case BrokerUnavailable(retry_after_s=wait_s):
+                self._log.warning("trader.broker_unavailable", error=str(error), retry_after_s=wait_s)
+                return self._wait(wait_s or RETRY_S, lambda: tell("the broker does not answer"))
+            case _ if disk_full(error):
+                self._log.warning("trader.disk_full", reason=str(error))
+                # longer each time: a quota is full where the disk is not, and every attempt asks the venue
+                pause_s, self._pause_s = self._pause_s, min(2.0 * self._pause_s, LONGEST_PAUSE_S)
+                return self._wait(pause_s, lambda: tell("no orders: the disk is full"), also_while=self._is_full)
+            case _:
+                raise error
 
     def _wait(
         self, seconds: float, tell: Callable[[], None], also_while: Callable[[], bool] = lambda: False
