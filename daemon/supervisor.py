@@ -14,6 +14,7 @@ from daemon import control, leftovers, processes
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.logs import configure_logging, get_logger
+from daemon.child.room import needs_room
 from daemon.control_server import ControlServer, Peer
 from daemon.fleet import fleet_of, memory_of, policy_of, recalled, specs_of
 from daemon.history import History
@@ -89,7 +90,7 @@ class Supervisor:
             self._recall()
             for name in leftovers.kill_leftovers(self._state_dir / _PLACE):
                 self._note("child.leftover_killed", name)
-            write_atomic(self._state_dir / "config.json", self._config.to_json().encode())
+            self._write_config(self._config)
             self._picture = Picture(self._state_dir, self._config, self._doors.clock)
             self._server = ControlServer(
                 control.socket_path(self._state_dir), selector=self._selector, answer=self._answer, now_s=self._now_s
@@ -267,7 +268,7 @@ class Supervisor:
             raise Refused("too late: the daemon is stopping")
         old = {c.spec.name: c.spec for c in self._fleet.children if not c.retiring}
         new = {s.name: s for s in specs}
-        write_atomic(self._state_dir / "config.json", config.to_json().encode())  # before a child reads it
+        self._write_config(config)  # before a child reads it
         self._config = config
         self._picture.configure(config)
         self._do(Reshape(policy=policy_of(config), specs=specs, now_s=self._now_s()))
@@ -276,6 +277,11 @@ class Supervisor:
             "restarted": [n for n, s in new.items() if n in old and old[n].needs_restart(s)],
             "added": [n for n in new if n not in old], "removed": [n for n in old if n not in new],
         }  # fmt: skip
+
+    def _write_config(self, config: Config) -> None:
+        """What the children read. Raises NoRoom; the old one is then still there."""
+        with needs_room(self._state_dir):
+            write_atomic(self._state_dir / "config.json", config.to_json().encode())
 
     # signals ---------------------------------------------------------------------------------------------------
 
