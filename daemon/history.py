@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from daemon.child.room import needs_room
 from features.errors import CappuccinoError
 
 VERSION = 1
@@ -48,12 +49,16 @@ class History:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
-            self._open(path)
+            with needs_room(path.parent):
+                self._open(path)
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise HistoryUnusable(
                 f"{path} cannot be used: {error}", hint="move it away; the daemon starts a new one"
             ) from error
+        except CappuccinoError:
+            self._db.close()
+            raise
 
     def _open(self, path: Path) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=100", "foreign_keys=ON",

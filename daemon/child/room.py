@@ -1,4 +1,4 @@
-"""Room on the disk: the error that says there is none."""
+"""Room on the disk: the error that says there is none, and the file that is given up for some."""
 
 import contextlib
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from features.errors import CappuccinoError
 from features.files import disk_full
+
+RESERVE = "reserve"  # the janitor keeps one on every file system in use
 
 
 class NoRoom(CappuccinoError):

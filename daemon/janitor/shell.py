@@ -12,7 +12,8 @@ from structlog.typing import FilteringBoundLogger
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.holds import DISK_FLOOR
-from daemon.janitor.inventory import RESERVE, disks, inventory
+from daemon.child.room import RESERVE
+from daemon.janitor.inventory import disks, inventory
 from daemon.janitor.plan import Deletable, Disk, Limits, Plan, Space, judge, plan
 from daemon.janitor.references import references
 from features.files import Lock, append_jsonl, disk_full, read_json, write_atomic
