@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from daemon.child.room import needs_room
 from features.errors import CappuccinoError
 
 VERSION = 1
@@ -40,15 +41,24 @@ class History:
 
     def __init__(self, path: Path, *, now_utc: Callable[[], datetime]) -> None:
         self._now_utc, self.lost, self._run, self._written = now_utc, 0, 0, 0
+        self._origin, self._fleet, self._unsaved = (
+            ("", 0, ""),
+            "{}",
+            False,
+        )  # our row of `runs`, and whether it must be written
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
-            self._open(path)
+            with needs_room(path.parent):
+                self._open(path)
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise HistoryUnusable(
                 f"{path} cannot be used: {error}", hint="move it away; the daemon starts a new one"
             ) from error
+        except CappuccinoError:
+            self._db.close()
+            raise
 
     def _open(self, path: Path) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=100", "foreign_keys=ON",
@@ -78,11 +88,9 @@ class History:
 
         An operator's stop forgives; a crash, or systemd's restart after one, does not.
         """
-        last = self._db.execute("SELECT boot_id, ended_utc, fleet FROM runs ORDER BY id DESC LIMIT 1").fetchone()
-        with self._writing():
-            self._run = self._db.execute(
-                "INSERT INTO runs (boot_id, pid, began_utc) VALUES (?, ?, ?) RETURNING id", (boot_id, pid, self._now())
-            ).fetchone()[0]
+        last = self._db.execute("SELECT boot_id, ended_utc, fleet, id FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+        self._run, self._origin = 1 + (last[3] if last else 0), (boot_id, pid, self._now())
+        self.remember({})
         if last is None or last[0] != boot_id or last[1] is not None:
             return None
         record: dict[str, Any] = json.loads(last[2])
@@ -95,8 +103,9 @@ class History:
 
     def remember(self, fleet: Mapping[str, Any]) -> None:
         """What a successor takes over if this run crashes."""
+        self._fleet, self._unsaved = json.dumps(fleet), True
         with self._writing():
-            self._db.execute("UPDATE runs SET fleet = ? WHERE id = ?", (json.dumps(fleet), self._run))
+            pass  # every transaction begins with our row, until one was taken
 
     def event(self, event: str, child: str, facts: Mapping[str, Any]) -> None:
         with self._writing():
@@ -113,7 +122,7 @@ class History:
         self._written = 0
         with self._writing():
             self._db.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (KEPT_EVENTS,))
-        with contextlib.suppress(sqlite3.OperationalError):
+        with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def crash(self, *, child: str, pid: int, code: int, up_s: float, output: bytes) -> None:
@@ -129,13 +138,23 @@ class History:
     def _writing(self) -> Any:
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            if self._unsaved:
+                self._save()
             yield
             self._db.execute("COMMIT")
-        except sqlite3.OperationalError:  # full or broken disk: the children matter more than their records
+            self._unsaved = False
+        except sqlite3.Error:  # full or broken disk: the children matter more than their records
             self.lost += 1
             if self._db.in_transaction:  # on SQLITE_FULL it is already rolled back
-                with contextlib.suppress(sqlite3.OperationalError):
+                with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
+
+    def _save(self) -> None:
+        """Our row of `runs`. A full disk may have refused it before, and events point to it."""
+        self._db.execute(
+            "INSERT INTO runs (id, boot_id, pid, began_utc, fleet) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET fleet = excluded.fleet", (self._run, *self._origin, self._fleet),
+        )  # fmt: skip
 
     def _now(self) -> str:
         return self._now_utc().isoformat()

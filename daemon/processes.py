@@ -68,8 +68,9 @@ class Process:
     def last_output(self) -> bytes:
         """The end of what this process wrote to standard output and error, stack dumps included: its last words."""
         size = os.fstat(self.output_fd).st_size
-        start = max(self.output_from, size - LAST_OUTPUT_BYTES)
-        return os.pread(self.output_fd, max(0, size - start), start)
+        ours_from = self.output_from if self.output_from <= size else 0  # the janitor has emptied it since
+        start = max(ours_from, size - LAST_OUTPUT_BYTES)
+        return os.pread(self.output_fd, size - start, start)
 
     def reap(self) -> int:
         """Exit status, negative for a signal; closes the descriptors. The child must be dead or dying."""

@@ -8,12 +8,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from daemon import control, leftovers, processes
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.logs import configure_logging, get_logger
+from daemon.child.room import RESERVE, NoRoom, needs_room
 from daemon.control_server import ControlServer, Peer
 from daemon.fleet import fleet_of, memory_of, policy_of, recalled, specs_of
 from daemon.history import History
@@ -51,6 +52,7 @@ USAGE_EVERY_S = 5.0
 QUIET_S = 20.0  # without an event, before the history is folded together
 READY_AT_LATEST_S = 30.0  # a trader that waits for its market is no reason for systemd to kill the service
 _PLACE = "run/children.json"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +84,44 @@ class Supervisor:
     def run(self) -> int:
         """Until a stop is asked for and everything is down; the exit status."""
         self._fleet = self._fleet_for(self._config)  # refuses a bad configuration before anything is touched
-        with Lock(self._state_dir / "run" / "supervisor.lock"), contextlib.ExitStack() as stack:
-            self._history = stack.enter_context(
-                History(self._state_dir / "supervisor.db", now_utc=self._doors.clock.now_utc)
-            )
-            self._recall()
-            for name in leftovers.kill_leftovers(self._state_dir / _PLACE):
-                self._note("child.leftover_killed", name)
-            write_atomic(self._state_dir / "config.json", self._config.to_json().encode())
-            self._picture = Picture(self._state_dir, self._config, self._doors.clock)
-            self._server = ControlServer(
-                control.socket_path(self._state_dir), selector=self._selector, answer=self._answer, now_s=self._now_s
-            )
-            stack.callback(self._server.close)
-            self._watch_signals(stack)
-            self._note("daemon.started", "", pid=os.getpid(), children=len(self._fleet.children))
+        with contextlib.ExitStack() as stack:
+            with needs_room(self._state_dir):
+                self._begin(stack)
             self._loop()
             self._picture.publish(self._fleet, state="stopped", now_s=self._now_s())
             self._history.end()
             self._note("daemon.stopped", "")
         return 0
+
+    def _begin(self, stack: contextlib.ExitStack) -> None:
+        """Alone in the state directory, with all open that the loop needs. Raises NoRoom."""
+        stack.enter_context(Lock(self._state_dir / "run" / "supervisor.lock"))
+        path = self._state_dir / "supervisor.db"
+        history = self._or_without_reserve(lambda: History(path, now_utc=self._doors.clock.now_utc))
+        self._history = stack.enter_context(history)
+        self._recall()
+        for name in leftovers.kill_leftovers(self._state_dir / _PLACE):
+            self._note("child.leftover_killed", name)
+        self._or_without_reserve(lambda: self._write_config(self._config))
+        self._picture = Picture(self._state_dir, self._config, self._doors.clock)
+        self._server = ControlServer(
+            control.socket_path(self._state_dir), selector=self._selector, answer=self._answer, now_s=self._now_s
+        )
+        stack.callback(self._server.close)
+        self._watch_signals(stack)
+        self._note("daemon.started", "", pid=os.getpid(), children=len(self._fleet.children))
+
+    def _or_without_reserve(self, do: Callable[[], _T]) -> _T:
+        """Do it, on a full disk again without the reserve: the janitor that would give it up does not run yet."""
+        try:
+            return do()
+        except NoRoom:
+            reserve = self._state_dir / RESERVE
+            if not reserve.exists():
+                raise
+            reserve.unlink()
+            self._log.warning("daemon.reserve_given_up")
+        return do()
 
     def _loop(self) -> None:
         while not self._fleet.is_down:
@@ -267,7 +287,7 @@ class Supervisor:
             raise Refused("too late: the daemon is stopping")
         old = {c.spec.name: c.spec for c in self._fleet.children if not c.retiring}
         new = {s.name: s for s in specs}
-        write_atomic(self._state_dir / "config.json", config.to_json().encode())  # before a child reads it
+        self._write_config(config)  # before a child reads it
         self._config = config
         self._picture.configure(config)
         self._do(Reshape(policy=policy_of(config), specs=specs, now_s=self._now_s()))
@@ -276,6 +296,11 @@ class Supervisor:
             "restarted": [n for n, s in new.items() if n in old and old[n].needs_restart(s)],
             "added": [n for n in new if n not in old], "removed": [n for n in old if n not in new],
         }  # fmt: skip
+
+    def _write_config(self, config: Config) -> None:
+        """What the children read. Raises NoRoom; the old one is then still there."""
+        with needs_room(self._state_dir):
+            write_atomic(self._state_dir / "config.json", config.to_json().encode())
 
     # signals ---------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from daemon.child.clock import Clock
+from daemon.child.room import needs_room
 from features.errors import DataError
-from features.files import read_json, read_jsonl, sync_directory, write_atomic
+from features.files import disk_full, read_json, read_jsonl, sync_directory, write_atomic
 
 BACKUPS = "backups"
 MANIFEST = "manifest.json"
@@ -60,7 +61,7 @@ def backups(state_dir: Path) -> list[Backup]:
 
 
 def make_backup(state_dir: Path, clock: Clock) -> Backup:
-    """Copy, test, publish. DataError when a copy fails its test, OSError when there is no room; nothing is left then."""
+    """Copy, test, publish. DataError when a copy fails or its test does, NoRoom; nothing is left then."""
     name = f"{clock.now_utc():%Y%m%dT%H%M%SZ}"
     final = state_dir / BACKUPS / name
     if is_backup(final):
@@ -68,20 +69,8 @@ def make_backup(state_dir: Path, clock: Clock) -> Backup:
     draft = final.with_name(f".{name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        trials = _trial_numbers(state_dir)  # before the study: what is listed, the copied study knows
-        files: dict[str, dict[str, Any]] = {}
-        for group in DATABASES:
-            files |= _copy_databases(state_dir, draft, group)
-        for record in (*LEDGERS, *POINTERS):
-            if (state_dir / record).exists():
-                write_atomic(draft / record, (state_dir / record).read_bytes())
-                files[record] = _facts(draft / record)
-        body = {
-            "schema": 1, "made_utc": clock.now_utc().isoformat(), "files": files, "trials": trials,
-            "artifacts": sorted(_artifacts(draft)),
-        }  # fmt: skip
-        write_atomic(draft / MANIFEST, json.dumps(body, indent=1).encode())
+        with needs_room(final.parent):
+            _fill(draft, state_dir, made_utc=clock.now_utc().isoformat())
         verify(_load(draft))
         draft.rename(final)
     except BaseException:
@@ -89,6 +78,21 @@ def make_backup(state_dir: Path, clock: Clock) -> Backup:
         raise
     sync_directory(final.parent)
     return _load(final)
+
+
+def _fill(draft: Path, state_dir: Path, *, made_utc: str) -> None:
+    draft.mkdir(parents=True)
+    trials = _trial_numbers(state_dir)  # before the study: what is listed, the copied study knows
+    files: dict[str, dict[str, Any]] = {}
+    for group in DATABASES:
+        files |= _copy_databases(state_dir, draft, group)
+    for record in (*LEDGERS, *POINTERS):
+        if (state_dir / record).exists():
+            write_atomic(draft / record, (state_dir / record).read_bytes())
+            files[record] = _facts(draft / record)
+    artifacts = sorted(_artifacts(draft))
+    body = {"schema": 1, "made_utc": made_utc, "files": files, "trials": trials, "artifacts": artifacts}
+    write_atomic(draft / MANIFEST, json.dumps(body, indent=1).encode())
 
 
 def verify(backup: Backup) -> None:
@@ -143,16 +147,37 @@ def _load(folder: Path) -> Backup:
 def _copy_databases(state_dir: Path, draft: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     copied = {}
     with contextlib.ExitStack() as stack:
-        sources = {n: stack.enter_context(_snapshot(state_dir / n)) for n in names if (state_dir / n).exists()}
+        sources = {}
+        for name in names:
+            if (state_dir / name).exists():
+                with _named(name):
+                    sources[name] = stack.enter_context(_snapshot(state_dir / name))
         for name, source in sources.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(draft / name, isolation_level=None)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")  # one file, whatever mode its owner uses
+            with _named(name):
+                with contextlib.closing(sqlite3.connect(draft / name, isolation_level=None)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")  # one file, whatever mode its owner uses
+                rows = _rows(source)
             with (draft / name).open("rb") as file:
                 os.fsync(file.fileno())
-            copied[name] = {**_file_facts(draft / name), "rows": _rows(source)}
+            copied[name] = {**_file_facts(draft / name), "rows": rows}
     return copied
+
+
+@contextlib.contextmanager
+def _named(database: str) -> Iterator[None]:
+    """What SQLite says inside is a DataError about this database, with the remedy."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if disk_full(error):
+            remedy = "free space"
+        elif getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            remedy = "another process holds it: try again"
+        else:
+            remedy = "cappuccinoctl stop, cappuccinoctl restore"
+        raise DataError(f"{database} cannot be backed up: {error}", hint=remedy) from error
 
 
 @contextlib.contextmanager
@@ -206,6 +231,6 @@ def _artifacts(folder: Path) -> set[str]:
         record = read_json(folder / "champion.json")
         found |= {e[k] for e in (record, *record["history"]) for k in ("champion", "holds")}
     if (folder / "paper" / "journal.db").exists():
-        with contextlib.closing(sqlite3.connect(folder / "paper" / "journal.db")) as db:
+        with _named("paper/journal.db"), contextlib.closing(sqlite3.connect(folder / "paper" / "journal.db")) as db:
             found |= {row[0] for row in db.execute("SELECT DISTINCT artifact FROM decisions")}
     return {a for a in found if a}

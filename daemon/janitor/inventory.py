@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from daemon.child.room import RESERVE
 from daemon.janitor.backup import BACKUPS, is_backup
 from daemon.janitor.plan import Disk, Item, Kind
 
-RESERVE = "reserve"
 # every directory that a program writes; each may be a mount of its own. Trials write into the first three.
 TRIAL_DIRECTORIES = (".", "artifacts", "trials")
 DIRECTORIES = (*TRIAL_DIRECTORIES, "logs", "paper", "market", "folds", "features", "reports", "advice", BACKUPS, "run")

@@ -12,7 +12,8 @@ from structlog.typing import FilteringBoundLogger
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.holds import DISK_FLOOR
-from daemon.janitor.inventory import RESERVE, disks, inventory
+from daemon.child.room import RESERVE
+from daemon.janitor.inventory import disks, inventory
 from daemon.janitor.plan import Deletable, Disk, Limits, Plan, Space, judge, plan
 from daemon.janitor.references import references
 from features.files import Lock, append_jsonl, disk_full, read_json, write_atomic
@@ -64,7 +65,11 @@ class Janitor:
                 self._delete(deletable)
                 self._beat()
             for item in todo.rotate:
-                rotate(self._state_dir / item.name, keep=KEPT_ROTATIONS)
+                path = self._state_dir / item.name
+                if path.suffix == ".out":
+                    rotate_output(path, keep=KEPT_ROTATIONS, most_bytes=limits.log_max_bytes)
+                else:
+                    rotate(path, keep=KEPT_ROTATIONS)
             self._flush_audit()
             self._settle(limits)
         if todo.delete or todo.rotate:
@@ -148,8 +153,30 @@ class Janitor:
 
 def rotate(path: Path, *, keep: int) -> None:
     """Rename to .1, .1 to .2 and so on, `keep` of them. A writer notices before its next record and opens anew."""
+    path.replace(_made_free(path, keep))
+
+
+def rotate_output(path: Path, *, keep: int, most_bytes: int) -> None:
+    """The same for the file of a child's standard output, which the child keeps open: the end is copied, then it is emptied.
+
+    The child appends, so it goes on at the beginning. What it says between copying and emptying is lost.
+    """
+    newest = _made_free(path, keep)
+    try:
+        with path.open("rb") as output, newest.open("wb") as copy:
+            output.seek(max(0, path.stat().st_size - most_bytes))
+            shutil.copyfileobj(output, copy)
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        newest.unlink(missing_ok=True)  # old output is the first thing that goes when there is no room
+    os.truncate(path, 0)
+
+
+def _made_free(path: Path, keep: int) -> Path:
+    """The name of the newest rotation, after the others have moved up by one."""
     for n in range(keep - 1, 0, -1):
         older = path.with_name(f"{path.name}.{n}")
         if older.exists():
             older.replace(path.with_name(f"{path.name}.{n + 1}"))
-    path.replace(path.with_name(f"{path.name}.1"))
+    return path.with_name(f"{path.name}.1")

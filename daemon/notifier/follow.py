@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import DataError
-from features.files import read_json, write_atomic
+from features.files import disk_full, read_json, write_atomic
 
 ROTATIONS = 9  # older generations that are searched for the file that was being read
 CHUNK_BYTES = 1 << 20
@@ -38,9 +38,13 @@ class LogFollower:
                 yield from self._rest(path.name, generation)
 
     def remember(self) -> None:
-        """Write down how far everything was read, for a successor."""
+        """Write down how far everything was read, for a successor. One that a full disk left without hears some twice."""
         record = {name: {"inode": p.inode, "offset": p.offset} for name, p in self._places.items()}
-        write_atomic(self._memory, json.dumps(record).encode())
+        try:
+            write_atomic(self._memory, json.dumps(record).encode())
+        except OSError as error:
+            if not disk_full(error):
+                raise
 
     def _files(self) -> list[Path]:
         return sorted(self._logs.glob("*.jsonl"))

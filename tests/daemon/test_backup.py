@@ -1,5 +1,6 @@
 """Backups: tested by restoring them, taken while everybody writes, and never a way to forget what was tried."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -77,7 +78,7 @@ def test_a_database_that_is_damaged_now_makes_no_backup_and_costs_none_of_the_ol
         file.seek(3 * 4096)
         file.write(b"\xff" * 8192)
     clock.sleep(60)
-    with pytest.raises((DataError, sqlite3.DatabaseError)):
+    with pytest.raises(DataError, match=r"study\.db cannot be backed up: .* is malformed .*cappuccinoctl restore"):
         make_backup(tmp_path, clock)
     assert len(backups(tmp_path)) == 1 and not list((tmp_path / "backups").glob(".*"))
 
@@ -208,6 +209,24 @@ def test_a_backup_that_fails_is_tried_again_in_an_hour_and_an_empty_state_direct
     assert not nightly.back_up_if_due()
     write_atomic(tmp_path / "champion.json", b'{"champion": null, "holds": "p", "history": []}')
     assert not nightly.back_up_if_due()  # not at every look
+    clock.sleep(3600.0)
+    assert nightly.back_up_if_due() and len(backups(tmp_path)) == 1
+
+
+def test_a_database_that_somebody_holds_costs_the_backup_of_this_hour_and_not_the_janitor(tmp_path: Path) -> None:
+    house(tmp_path)
+    studied(tmp_path, 1)
+    clock = ManualClock()
+    nightly = Nightly(every_s=86_400.0, state_dir=tmp_path, clock=clock, log=get_logger())
+    clock.sleep(600.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        assert not nightly.back_up_if_due()
+        command = [sys.executable, "-m", "daemon", "backup", "--state-dir", str(tmp_path)]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    said = "study.db cannot be backed up: database is locked (another process holds it: try again)"
+    assert refused.stderr == f"cappuccinoctl: {said}\n"
     clock.sleep(3600.0)
     assert nightly.back_up_if_due() and len(backups(tmp_path)) == 1
 

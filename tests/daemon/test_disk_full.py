@@ -16,6 +16,7 @@ from daemon.child.clock import SystemClock
 from daemon.child.log_file import RecordFile
 from daemon.janitor.backup import backups, make_backup
 from daemon.janitor.shell import AUDIT
+from features.errors import CappuccinoError
 from features.files import append_jsonl, disk_full, read_jsonl, write_atomic
 from paper_trader.database import open_database, transaction
 
@@ -141,7 +142,7 @@ def test_a_backup_for_which_there_is_no_room_leaves_nothing_and_costs_no_older_o
         json.dumps({"champion": None, "holds": "p", "history": [], "pad": "x" * 30_000})
     )
     filler = fill(disk, leave_bytes=16_384)
-    with pytest.raises(Exception, match=r"full|space|restored") as caught:
+    with pytest.raises(CappuccinoError, match=r"full|space|restored") as caught:
         make_backup(disk, _Later())
     assert disk_full(caught.value)
     assert len(backups(disk)) == 1 and not list((disk / "backups").glob(".*"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounts import fill, mounted
 from service import Service, settings
 from webhook import webhook
 
@@ -106,6 +107,25 @@ def test_what_happened_while_the_notifier_was_dead_is_told_when_it_is_back_and_o
             until(lambda: len(hook.posts) >= 2)
             time.sleep(2.5)
     told = " ".join(p["title"] + p["message"] for p in hook.posts)
+    assert [told.count(f"{name} was given up") for name in ("one", "two", "three")] == [1, 1, 1], told
+
+
+def test_that_the_disk_is_full_is_told_although_the_notifier_cannot_write_either(tmp_path: Path) -> None:
+    with mounted("tmpfs", tmp_path / "disk", size_mib=4) as disk, webhook() as hook:
+        set_up(disk, hook.url(SECRET))
+        with notifier(disk) as process:
+            write(disk, "child.fatal", name="one")
+            until(lambda: hook.posts)
+            filler = fill(disk)
+            write(disk, "child.fatal", name="two")  # fits into the page that the first one began
+            until(lambda: len(hook.posts) == 2 or process.poll() is not None)
+            assert process.poll() is None
+            filler.unlink()
+            write(disk, "child.fatal", name="three")
+            until(lambda: len(hook.posts) == 3)
+        with notifier(disk):  # which has been told how far everything was read
+            time.sleep(2.5)
+    told = " ".join(p["title"] for p in hook.posts)
     assert [told.count(f"{name} was given up") for name in ("one", "two", "three")] == [1, 1, 1], told
 
 

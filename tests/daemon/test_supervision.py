@@ -8,9 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from mounts import fill, mounted
 from stage import Stage, close, gone_within, staged, state_of
+from state_house import janitor
 
 from daemon import leftovers
+from features.files import write_atomic
 
 ALL = {"worker": ("work", ""), "paper_trader": ("work", ""), "janitor": ("work", ""), "advisor": ("work", "")}
 
@@ -159,6 +163,28 @@ def test_every_child_runs_under_the_limits_of_its_kind(tmp_path: Path) -> None:
     assert trader == {
         "nofile": 200, "core": 0, "nice": nice, "cpus": sorted(os.sched_getaffinity(0)), "oom_score_adj": ours,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_child_whose_output_is_rotated_goes_on_in_the_same_file_and_its_last_words_are_kept(
+    tmp_path: Path, *, full: bool
+) -> None:
+    with mounted("tmpfs", tmp_path / "disk", size_mib=4) as disk:
+        output = disk / "logs" / "worker-0.out"
+        write_atomic(output, b"an earlier run\n" * 40_000)
+        with staged(disk, {"worker-0": ("burst", "3000")}, study={"workers": 1}) as stage:
+            stage.until(lambda: (disk / "worker-0.written").read_text() == "0003000")
+            if full:
+                fill(disk)
+            said = output.read_bytes()
+            janitor(disk, log_max_bytes=300_000, reserve_bytes=0).clean()
+            assert output.stat().st_size == 0
+            rotated = disk / "logs" / "worker-0.out.1"
+            assert not rotated.exists() if full else rotated.read_bytes() == said[-300_000:]
+            os.kill(stage.pids()["worker-0"], signal.SIGABRT)
+            code, dump = stage.until(lambda: stage.crashes("worker-0"))[0]
+            assert code == -signal.SIGABRT and dump.startswith("Fatal Python error: Aborted")
+            assert output.read_bytes().startswith(b"Fatal Python error: Aborted")
 
 
 def test_a_limit_that_cannot_be_applied_is_a_configuration_error_and_final(tmp_path: Path) -> None:
