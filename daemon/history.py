@@ -41,11 +41,8 @@ class History:
 
     def __init__(self, path: Path, *, now_utc: Callable[[], datetime]) -> None:
         self._now_utc, self.lost, self._run, self._written = now_utc, 0, 0, 0
-        self._origin, self._fleet, self._unsaved = (
-            ("", 0, ""),
-            "{}",
-            False,
-        )  # our row of `runs`, and whether it must be written
+        self._origin, self._fleet = ("", 0, ""), "{}"  # our row of `runs`
+        self._unsaved = False  # whether it must be written
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None)
         try:

@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from binance_like import BinanceLike
 from desk import artifact, promote, trader
 from exchange_account import ExchangeAccount, OrderFault
 from rig import HOUR, START_S, TICKERS, truth_bars
-from venue import Venue, server_error
+from venue import server_error
+from venue_clock import VenueClock
 
-from daemon.child.clock import ManualClock, SystemClock
+from daemon.child.clock import SystemClock
 from daemon.child.config import Config, parse
 from features.errors import ConfigurationError
 from features.sources.alpaca_stream import AlpacaStream
@@ -33,21 +33,6 @@ BARS = 12
 
 class Died(BaseException):
     """Stands for SIGKILL."""
-
-
-class VenueClock(ManualClock):
-    """Our clock and the venue's as one; sleeping runs at a hundredfold, short naps at their own pace."""
-
-    def __init__(self, venue: Venue) -> None:
-        super().__init__()
-        self._venue = venue
-
-    def now_utc(self) -> datetime:
-        return datetime.fromtimestamp(self._venue.now_s, tz=UTC)
-
-    def sleep(self, seconds: float) -> None:
-        super().sleep(seconds)
-        self._venue.now_s += max(0.0, seconds) * (100 if seconds >= 1.0 else 1)
 
 
 @pytest.fixture(params=["alpaca", "binance"])

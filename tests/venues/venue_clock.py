@@ -7,7 +7,7 @@ from daemon.child.clock import ManualClock
 
 
 class VenueClock(ManualClock):
-    """Sleeping runs at a hundredfold, so that hours pass within a test."""
+    """Sleeping runs at a hundredfold, so that hours pass within a test; short naps at their own pace."""
 
     def __init__(self, venue: Any) -> None:
         super().__init__()
@@ -18,4 +18,4 @@ class VenueClock(ManualClock):
 
     def sleep(self, seconds: float) -> None:
         super().sleep(seconds)
-        self._venue.now_s += 100 * max(0.0, seconds)
+        self._venue.now_s += max(0.0, seconds) * (100 if seconds >= 1.0 else 1)
