@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from features.artifact import PolicyArtifact
-from features.bars import Bars
+from features.bars import PRICE_COLUMNS, Bars
 from features.ledger import Fill, Ledger, plan_orders, simulate_fills
 from paper_trader.journal import Decided, Journal
 from paper_trader.parity import Rederiver
@@ -49,7 +49,7 @@ def drift(journal: Journal, artifacts: Path, *, today: Bars | None) -> Drift:
     for (before_s, account, equity), (after_s, _, reached) in pairwise(marks):
         for source, gained in played.bar(before_s, after_s, account, float(reached)).items():
             by[source] += gained / float(equity)
-    revised = None if today is None else int((played.stored.close != today.close).any(axis=1).sum())
+    revised = None if today is None else _differing(played.stored, today)
     return Drift(bars=len(marks) - 1, revised_bars=revised, by=by)
 
 
@@ -58,6 +58,12 @@ def text(found: Drift) -> str:
     lines = [f"paper account less replay over {found.bars} bars, % of equity ({revised})"]
     lines += [f"  {100 * found.by[name]:>+9.4f}  {name}: {what}" for name, what in SOURCES.items()]
     return "\n".join([*lines, f"  {100 * sum(found.by.values()):>+9.4f}  in all"])
+
+
+def _differing(stored: Bars, today: Bars) -> int:
+    """How many bars are not the same in every number."""
+    names = (*PRICE_COLUMNS, "volume", "filled")
+    return int(np.any([(getattr(stored, n) != getattr(today, n)).any(axis=1) for n in names], axis=0).sum())
 
 
 class _Played:

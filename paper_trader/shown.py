@@ -10,11 +10,11 @@ from typing import Any
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import Config
-from daemon.child.market import Waiting, bar_source
-from features.bars import epoch_s, utc_text
+from daemon.child.market import Waiting, open_market
+from features.bars import Bars, epoch_s, utc_text
 from features.errors import DataError
 from features.files import read_json, write_atomic
-from features.sources.errors import MarketUnavailable
+from features.sources.errors import HistoryTooShort, MarketUnavailable
 from paper_trader import drift as drifting
 from paper_trader import report as reporting
 from paper_trader.journal import Journal
@@ -49,15 +49,21 @@ def report(config: Config, arguments: argparse.Namespace) -> int:
 def _drift(config: Config, arguments: argparse.Namespace) -> int:
     """Also asks the market for the journal's bars as it gives them now; without an answer they count as unrevised."""
     with _journal(arguments.state_dir) as journal:
-        stored, today = journal.bars(), None
-        with contextlib.suppress(MarketUnavailable):
-            source = bar_source(config, arguments.state_dir, Waiting(clock=SystemClock()))
-            today = source.bars(after_s=stored.first_close_s - stored.timeframe_s, until_s=stored.last_close_s)
-        if today is not None and today.n_bars != stored.n_bars:
-            today = None  # the venue no longer goes back that far
+        today = _given_today(config, journal.bars())
         found = drifting.drift(journal, arguments.state_dir / "artifacts", today=today)
     say(asdict(found), drifting.text(found), as_json=arguments.json)
     return 0
+
+
+def _given_today(config: Config, stored: Bars) -> Bars | None:
+    """From the market itself, as the candle store asks for no bar twice; None where it cannot give all of them."""
+    try:
+        source = open_market(config, Waiting(clock=SystemClock()))
+        today = source.bars(after_s=stored.first_close_s - stored.timeframe_s, until_s=stored.last_close_s)
+    except (MarketUnavailable, HistoryTooShort):
+        return None
+    comparable = today.n_bars == stored.n_bars and today.tickers == stored.tickers
+    return today if comparable else None
 
 
 def paper(_: Config, arguments: argparse.Namespace) -> int:

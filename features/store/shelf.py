@@ -49,9 +49,9 @@ class Shelf:
         as_of: how many revisions count; None for all.
         """
         answered = self.answered()  # before the months: what it covers is already in them
-        revisions = self.revisions()
         wanted = [m for m in self._months(answered) if not self._apart(m, after_s, until_s)]
         parts = [read_month(self.month_path(m), timeframe_s=self.timeframe_s) for m in wanted]
+        revisions = self.revisions()  # after the months: what they say anew was written here before
         whole = Candles.joined(parts, timeframe_s=self.timeframe_s)
         seen = whole.overlaid(revisions, as_of=len(revisions) if as_of is None else as_of).between(after_s, until_s)
         return seen.take(answered.mask(seen.close_time_s))

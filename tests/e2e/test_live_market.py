@@ -1,9 +1,13 @@
 """A study and a trader on one live market: both read the store, and a study's bars stay what they were."""
 
+import argparse
+import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from binance_like import BinanceLike
 from desk import artifact, promote, trader
@@ -13,8 +17,10 @@ from venue_clock import VenueClock
 from daemon.child.clock import ManualClock
 from daemon.child.config import Config, parse
 from daemon.child.market import Waiting, bar_source, candle_store
+from features.bars import Bars
 from features.errors import ContractMismatch
 from features.store.fill import Filler
+from paper_trader import shown
 from paper_trader.journal import Journal
 from trainer.dataset import load_dataset
 
@@ -76,9 +82,9 @@ def test_a_study_whose_bars_are_gone_is_refused(venue: BinanceLike, tmp_path: Pa
         load_dataset(config, tmp_path, clock)
 
 
-def test_the_trader_takes_every_bar_from_the_store_and_the_store_from_the_venue(
-    venue: BinanceLike, tmp_path: Path
-) -> None:
+@pytest.fixture
+def traded(venue: BinanceLike, tmp_path: Path) -> Config:
+    """The settings of a trader that has taken six bars from the venue."""
     config, clock = settings(venue), VenueClock(venue)
     promote(
         tmp_path,
@@ -86,12 +92,35 @@ def test_the_trader_takes_every_bar_from_the_store_and_the_store_from_the_venue(
     )
     end_s = venue.now_s + 6 * HOUR
     trader(config, tmp_path, clock=clock, should_stop=lambda: venue.now_s >= end_s).run()
-    journal = Journal(tmp_path / "paper" / "journal.db", read_only=True)
-    bars = journal.bars()
-    journal.close()
+    return config
+
+
+def journalled(state_dir: Path) -> Bars:
+    with closing(Journal(state_dir / "paper" / "journal.db", read_only=True)) as journal:
+        return journal.bars()
+
+
+@pytest.mark.usefixtures("traded")
+def test_the_trader_takes_every_bar_from_the_store_and_the_store_from_the_venue(
+    venue: BinanceLike, tmp_path: Path
+) -> None:
+    bars = journalled(tmp_path)
     assert bars.last_close_s >= START_S + (NOW + 5) * HOUR
-    last = bars.n_bars - 1
-    expected = venue.truth.between(bars.first_close_s - HOUR, int(bars.close_time_s[last]))
-    assert bars.sha256() == expected.sha256()
+    assert bars.sha256() == venue.truth.between(bars.first_close_s - HOUR, bars.last_close_s).sha256()
     stored = candle_store(tmp_path).shelf("binance", HOUR, "BTC-USDT").candles(after_s=0, until_s=1 << 62)
     assert int(stored.close_time_s[-1]) == bars.last_close_s
+
+
+def test_the_drift_report_asks_the_venue_what_its_bars_are_today(
+    venue: BinanceLike, traded: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def revised_bars() -> object:
+        assert shown.report(traded, argparse.Namespace(state_dir=tmp_path, drift=True, json=True)) == 0
+        return json.loads(capsys.readouterr().out)["revised_bars"]
+
+    assert revised_bars() == 0
+    row = int(np.searchsorted(venue.truth.close_time_s, journalled(tmp_path).last_close_s)) - 2
+    volume = venue.truth.volume.copy()
+    volume[row] += 1.0
+    venue.truth = replace(venue.truth, volume=volume)
+    assert revised_bars() == 1

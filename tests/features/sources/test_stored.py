@@ -13,7 +13,10 @@ from features.bars import Bars
 from features.errors import ContractMismatch
 from features.sources.errors import MarketUnavailable
 from features.sources.stored import REREAD_BARS, Pin, StoredSource
+from features.store import shelf
+from features.store.candles import Candles
 from features.store.check import damaged_months
+from features.store.files import read_month
 from features.store.store import CandleStore
 
 SHORT = 600
@@ -124,6 +127,27 @@ def test_pinned_bars_stay_the_same_while_the_store_grows_and_is_revised(venue, t
     assert again.pinned(Pin.from_dict(pin.to_dict())).sha256() == expected
     later = again.pin()
     assert later.last_close_s == pin.last_close_s + 5 * HOUR and set(later.revisions.values()) == {1}
+
+
+@pytest.mark.parametrize("moment", ["before a month is read", "after it was read"])
+def test_a_revision_that_arrives_while_bars_are_pinned_does_not_alter_them(venue, tmp_path, monkeypatch, moment):
+    source, another = stored(venue, tmp_path), stored(venue, tmp_path)
+    source.bars(**history(venue))
+    expected = venue.truth.slice(0, SHORT).sha256()
+    venue.truth = revised(venue.truth, 40)
+    revisions = iter([lambda: another._filler.ask_again("ETH", after_s=START_S, until_s=START_S + 50 * HOUR)])
+
+    def read_beside_a_writer(path: Path, *, timeframe_s: int) -> Candles:
+        early = moment == "after it was read"
+        month = read_month(path, timeframe_s=timeframe_s) if early else None
+        next(revisions, lambda: None)()
+        return month if month is not None else read_month(path, timeframe_s=timeframe_s)
+
+    monkeypatch.setattr(shelf, "read_month", read_beside_a_writer)
+    pin = source.pin()
+    assert pin.sha256 == expected and set(pin.revisions.values()) == {0}
+    assert next(revisions, None) is None and len(source._filler.shelf("ETH").revisions()) == 1
+    assert source.pinned(pin).sha256() == expected
 
 
 def test_a_store_that_cannot_give_the_pinned_bars_again_says_so(venue, tmp_path):
