@@ -25,7 +25,7 @@ READS: dict[Kind, tuple[str, ...]] = {
     "advisor": ("run", "advisor", "llm", *_ADVISED),
     "notifier": ("run", "notify"),
 }
-NOT_READ = ("study.workers",)  # how many there are is no business of any one of them
+NOT_READ = ("study.workers",)  # no business of any one of them; the advisor looks anew for each report
 
 
 def specs_of(config: Config, state_dir: Path) -> tuple[ChildSpec, ...]:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import structlog
 
@@ -15,7 +14,7 @@ from daemon.child.logs import configure_logging, get_logger
 from daemon.child.market import costs
 from daemon.child.progress import Progress
 from daemon.child.stopping import StopRequest
-from daemon.child.usage import Parser, at_least_one, called, child_options
+from daemon.child.usage import Parser, at_least_one, called, child_options, file_to_write
 from features.errors import CappuccinoError
 from paper_trader import drill as drills
 from paper_trader import operator, risk, shown
@@ -90,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "verify":
             verb.add_argument("--since", default="", metavar="UTC", help="only what was settled from then on")
         if name == "report":
-            verb.add_argument("--html", type=Path, default=None, metavar="FILE", help="write the equity curves as well")
+            verb.add_argument("--html", type=file_to_write, metavar="FILE", help="write the equity curves as well")
             verb.add_argument("--drift", action="store_true", help="against a replay of its policy, by source")
         if name == "orders":
             verb.add_argument("--last", type=at_least_one, default=20, help="so many of the newest")

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def report(config: Config, arguments: argparse.Namespace) -> int:
         return _drift(config, arguments)
     with _journal(arguments.state_dir) as journal:
         found = reporting.compared(journal, arguments.state_dir / "paper" / "shadows.db")
-    say([asdict(line) for line in found.lines], reporting.text(found), as_json=arguments.json)
+    say({"accounts": [asdict(line) for line in found.lines]}, reporting.text(found), as_json=arguments.json)
     if arguments.html is not None:
         write_atomic(arguments.html, reporting.html(found).encode())
     return 0
@@ -129,11 +129,11 @@ def orders(_: Config, arguments: argparse.Namespace) -> int:
         f"{r['price'] or '':>16.12}"
         for r in rows
     ]
-    say(rows, "\n".join(lines), as_json=arguments.json)
+    say({"orders": rows}, "\n".join(lines), as_json=arguments.json)
     return 0
 
 
-def say(record: Any, text: str, *, as_json: bool) -> None:
+def say(record: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     print(json.dumps(record) if as_json else text)  # noqa: T201  what a person or a script asked for
 
 

@@ -68,7 +68,7 @@ def trials(config: Config, arguments: argparse.Namespace) -> int:
     records.sort(key=lambda r: (-(unscored if r.get("score") is None else r["score"]), r["number"]))
     shown = records[: arguments.top]
     if arguments.json:
-        print(json.dumps(shown))
+        print(json.dumps({"study": study, "trials": shown}))
     else:
         print("\n".join(_line(study, r) for r in shown) or "no completed trial")
     return 0

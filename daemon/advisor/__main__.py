@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         stop = StopRequest()
         advisor = Advisor(
             config=config, state_dir=arguments.state_dir, clock=SystemClock(), log=get_logger(),
-            evidence=lambda: ask_trainer(arguments.config, arguments.state_dir), should_stop=lambda: stop.requested,
+            evidence=lambda: ask_trainer(arguments.config, arguments.state_dir),
+            workers=lambda: load_config(arguments.config).study.workers, should_stop=lambda: stop.requested,
         )  # fmt: skip
         if arguments.once:
             claims = [] if arguments.claims is None else read_json(arguments.claims)

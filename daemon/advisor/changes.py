@@ -74,5 +74,5 @@ def _operations(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     was = {f["category"]: f["count"] for f in before["operations"]["failures"]}
     for f in now["operations"]["failures"]:
         if more := f["count"] - was.get(f["category"], 0):
-            made.append(f"{more:+d} failed as `{f['category']}`, {f['count']} now")
+            made.append(f"{more:+d} {words.without_score(f['state'])} as `{f['category']}`, {f['count']} now")
     return made

@@ -36,9 +36,13 @@ class Eta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A category of trials without a score. share: of all ended trials, with a 95 % interval (Wilson)."""
+    """A category of trials without a score. share: of all ended trials, with a 95 % interval (Wilson).
+
+    state: PRUNED of those that were given up on purpose, worse than others; that is no failure.
+    """
 
     category: str
+    state: str
     count: int
     share: float
     low: float
@@ -161,11 +165,12 @@ def _quantiles(seconds: Sequence[float]) -> tuple[float, float, float] | None:
 
 
 def _failures(trials: Sequence[Trial]) -> list[Failure]:
-    counts = Counter(t.failure or t.state.lower() for t in trials if t.score is None)
+    counts = Counter((t.failure or t.state.lower(), t.state) for t in trials if t.score is None)
     rows = []
-    for category, count in counts.most_common():
+    for (category, state), count in counts.most_common():
         low, high = wilson(count, len(trials))
-        rows.append(Failure(category=category, count=count, share=count / len(trials), low=low, high=high))
+        share = count / len(trials)
+        rows.append(Failure(category=category, state=state, count=count, share=share, low=low, high=high))
     return rows
 
 
@@ -212,7 +217,7 @@ def _notes(found: Operations, machine: Machine) -> list[str]:
                 f"each){card}. `cappuccinoctl scale {less.workers}`."
             )
     # a state is no reason: trials without one are told in the table alone
-    broken = [f for f in found.failures if f.category not in INTERRUPTED and f.category.upper() not in found.by_state]
+    broken = [f for f in found.failures if f.state == "FAIL" and f.category not in (*INTERRUPTED, "fail")]
     total = sum(f.count for f in broken)
     if broken and total >= FAILING_SHARE * found.ended and broken[0].count >= ONE_REASON_SHARE * total:
         first = broken[0]

@@ -296,7 +296,10 @@ def _operations(analysis: Analysis) -> list[Block]:
         low, mid, high = (words.duration(s) for s in o.durations_s)
         rows.append(("duration of a completed trial", f"median {mid}; 80 % take {low} … {high}"))
     rows += [
-        (f"failed: {f.category}", f"{f.count}, {f.share:.1%} of ended (95 %: {f.low:.1%} … {f.high:.1%})")
+        (
+            f"{words.without_score(f.state)}: {f.category}",
+            f"{f.count}, {f.share:.1%} of ended (95 %: {f.low:.1%} … {f.high:.1%})",
+        )
         for f in o.failures
     ]
     rows += [

@@ -71,14 +71,17 @@ def ask_trainer(config: Path, state_dir: Path) -> Evidence:
 
 
 class Advisor:
-    """Analyses one study whenever enough new trials have completed. evidence: asks the trainer, once per analysis."""
+    """Analyses one study whenever enough new trials have completed.
+
+    evidence: asks the trainer, once per analysis. workers: how many there are now; `scale` changes that while this runs.
+    """
 
     def __init__(
         self, *, config: Config, state_dir: Path, clock: Clock, log: FilteringBoundLogger,
-        evidence: Callable[[], Evidence], should_stop: Callable[[], bool] = lambda: False,
+        evidence: Callable[[], Evidence], workers: Callable[[], int], should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._config, self._state_dir, self._clock, self._log = config, state_dir, clock, log
-        self._evidence = evidence
+        self._evidence, self._workers = evidence, workers
         self._folder = state_dir / "advice"
         self._trials_dir = state_dir / "trials" / config.study.name
         self._ended: dict[str, dict[str, Any]] = {}
@@ -206,7 +209,7 @@ class Advisor:
         held += [self._state_dir / "artifacts" / a for r in recent for a in r.get("fold_artifacts", ())]
         size = sum(f.stat().st_size for folder in held for f in folder.glob("*"))
         return Machine(
-            workers=self._config.study.workers, target=self._config.study.target_trials, now_s=now.timestamp(),
+            workers=self._workers(), target=self._config.study.target_trials, now_s=now.timestamp(),
             free_bytes=shutil.disk_usage(self._state_dir).free, floor_bytes=self._config.janitor.floor_free_bytes,
             bytes_per_trial=size / len(recent) if recent else None,
             gpus=tuple(read_json(cards)["gpus"]) if cards.exists() else (),

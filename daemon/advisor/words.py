@@ -35,6 +35,11 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.3g} %"
 
 
+def without_score(state: str) -> str:
+    """What became of trials in that state."""
+    return "given up" if state == "PRUNED" else "failed"
+
+
 def gigabytes(value: float) -> str:
     return f"{value / 1e9:.3g} GB"
 

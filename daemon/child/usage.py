@@ -33,6 +33,16 @@ def directory(text: str) -> Path:
     return path
 
 
+def file_to_write(text: str) -> Path:
+    """For `type=`: one in a folder that is there; a mistyped path is said instead of made."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
 def called(program: str) -> str:
     """`cappuccinoctl VERB` if that started this program, else `program`."""
     return os.environ.get(CALLED, program)

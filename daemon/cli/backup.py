@@ -35,7 +35,7 @@ def _backup(state_dir: Path, arguments: argparse.Namespace) -> int:
         with Lock(state_dir / "run" / "housekeeping.lock", wait=True):
             found = [make_backup(state_dir, SystemClock())]
     if arguments.json:
-        print(json.dumps([_record(b) for b in found]))
+        print(json.dumps({"backups": [_record(b) for b in found]}))
     else:
         print("\n".join(_line(b) for b in found) or "no backup yet")
     return 0

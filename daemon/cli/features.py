@@ -62,7 +62,7 @@ def registry_table() -> list[dict[str, Any]]:
 def _list(*, as_json: bool) -> int:
     table = registry_table()
     if as_json:
-        print(json.dumps(table))
+        print(json.dumps({"features": table}))
         return 0
     for row in table:
         parameters = ", ".join(f"{k}={v}" for k, v in row["parameters"].items())

@@ -43,6 +43,7 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _install(layout: Layout, arguments: argparse.Namespace) -> int:
+    _require_one_configuration(layout, arguments)
     program = this_program()
     if layout.kind is SYSTEM:
         require_visible(program, Path(sys.base_prefix))
@@ -63,6 +64,21 @@ def _install(layout: Layout, arguments: argparse.Namespace) -> int:
     elif not arguments.dry_run:
         print(f"next: systemctl{_flag(layout)} enable --now cappuccino; then: cappuccinoctl doctor")
     return 0
+
+
+def _require_one_configuration(layout: Layout, arguments: argparse.Namespace) -> None:
+    """Refuse what the unit would not read. Raises ConfigurationError.
+
+    It is not carried into the unit: the unit is written again after each upgrade, without it, and nobody would notice.
+    """
+    ignored = [f"--config {path}" for path in arguments.config[1:]]
+    ignored += [f"--set {override}" for override in arguments.overrides]
+    ignored += [f"--state-dir {arguments.state_dir}"] if arguments.state_dir else []
+    if ignored:
+        raise ConfigurationError(
+            f"the service reads one file alone, {layout.config}; it would not know {', '.join(ignored)}",
+            hint="write that into the file which you install (a state directory as run.state_dir), or into a drop-in",
+        )
 
 
 def _uninstall(layout: Layout, arguments: argparse.Namespace) -> int:

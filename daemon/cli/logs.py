@@ -1,7 +1,9 @@
 """`cappuccinoctl logs [CHILD] [-f]`: log records as one line each."""
 
 import json
+import os
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from daemon.cli import parser
 from daemon.cli.common import configuration
 from features.errors import ConfigurationError
 
+POLL_S = 0.3
 _HIDDEN = {"ts", "level", "event", "component", "child", "pid", "mono", "schema", "run_id"}
 
 
@@ -31,14 +34,30 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _lines(path: Path, last: int, *, follow: bool) -> Iterator[str]:
-    clock = SystemClock()
-    with path.open() as file:
+    clock, file = SystemClock(), path.open()
+    try:
         yield from (line.rstrip("\n") for line in file.readlines()[-last:])
         while follow:
-            if line := file.readline():
-                yield line.rstrip("\n")
-            else:
-                clock.sleep(0.3)
+            newer = _newer(path, file)
+            clock.sleep(POLL_S)  # a writer that looked at the path before the rotation has written by then
+            yield from (line.rstrip("\n") for line in iter(file.readline, ""))
+            if newer is not None:
+                file.close()
+                file = newer
+    finally:
+        file.close()
+
+
+def _newer(path: Path, file: TextIOWrapper) -> TextIOWrapper | None:
+    """The file that stands at `path` by now, if that is another one: logs are rotated by renaming."""
+    try:
+        newer = path.open()
+    except FileNotFoundError:  # renamed, and nobody has written since
+        return None
+    if not os.path.sameopenfile(file.fileno(), newer.fileno()):
+        return newer
+    newer.close()
+    return None
 
 
 def _readable(line: str) -> str:

@@ -14,6 +14,7 @@ from daemon.janitor.plan import Disk, Item, Kind
 # every directory that a program writes; each may be a mount of its own. Trials write into the first three.
 TRIAL_DIRECTORIES = (".", "artifacts", "trials")
 DIRECTORIES = (*TRIAL_DIRECTORIES, "logs", "paper", "market", "folds", "features", "reports", "advice", BACKUPS, "run")
+CHECKPOINTS = "replicate-*.safetensors"  # in run/, of trainings on fresh seeds; a trial's own lie beside it
 _TEMPORARY = re.compile(r"^\..+\.\d+$")  # what `write_atomic` leaves when it is killed: .name.pid
 _ROTATED = re.compile(r"\.(jsonl|out)\.\d+$")
 
@@ -37,6 +38,8 @@ def inventory(state_dir: Path, *, now_s: float) -> list[Item]:
             found += _item(state_dir, kind, path.relative_to(state_dir), [path], now_s)
     for path in sorted((state_dir / "folds").glob("*/*.safetensors")):
         found += _item(state_dir, "fold", path.relative_to(state_dir), [path], now_s)
+    for path in sorted((state_dir / "run").glob(CHECKPOINTS)):
+        found += _item(state_dir, "checkpoint", path.relative_to(state_dir), [path], now_s)
     for path in _temporaries(state_dir):
         found += _item(state_dir, "temporary", path.relative_to(state_dir), [path], now_s)
     return found

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-Kind = Literal["artifact", "draft", "fold", "temporary", "log", "rotated_log", "advice", "report", "backup"]
+Kind = Literal[
+    "artifact", "draft", "fold", "checkpoint", "temporary", "log", "rotated_log", "advice", "report", "backup"
+]
 
 # kind → how many of the newest stay in an emergency; the order is the order in which they are given up
 EXPENDABLE: Mapping[Kind, int] = {"rotated_log": 0, "advice": 1, "report": 1, "backup": 1}
@@ -19,7 +21,7 @@ EXPENDABLE: Mapping[Kind, int] = {"rotated_log": 0, "advice": 1, "report": 1, "b
 # kind → why it goes as soon as it is no longer young, when nothing names it
 _UNNAMED: Mapping[Kind, str] = {
     "artifact": "nothing names it", "draft": "left by a crash", "temporary": "left by a crash",
-    "fold": "no open study trains on it",
+    "fold": "no open study trains on it", "checkpoint": "no training goes on from it",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Who needs what: everything that names an artifact, a report or a backup, and who trains on a fold, in words."""
+"""Who needs what: everything that names an artifact, a report or a backup, or still trains with a file, in words."""
 
 import contextlib
 import sqlite3
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.janitor.backup import backups
+from daemon.janitor.inventory import CHECKPOINTS
 from features.errors import DataError
 from features.files import read_json, read_jsonl
 
@@ -27,7 +28,7 @@ def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
             if (name := f"artifacts/{member}") not in found:
                 found[name] = f"member of {owner.removeprefix('artifacts/')[:12]}"
                 waiting.append(name)
-    return found | _folds(state_dir, study)
+    return found | _folds(state_dir, study) | _checkpoints(state_dir, study)
 
 
 def _champions(state_dir: Path) -> list[tuple[str | None, str]]:
@@ -72,6 +73,19 @@ def _folds(state_dir: Path, study: str) -> dict[str, str]:
         if is_open(folder.name)
         for path in folder.glob("*.safetensors")
     }
+
+
+def _checkpoints(state_dir: Path, study: str) -> dict[str, str]:
+    """Which training a checkpoint belongs to only the trainer can tell: all stay while one on a fresh seed is unfinished.
+
+    One that was begun has left a lock where its result will be (`trainer.pieces`).
+    """
+    trials = state_dir / "trials" / study
+    begun = [p for form in ("replicates", "crossed") for p in trials.glob(f"*/{form}/*.lock")]
+    if all(any(p.with_suffix(form).exists() for form in (".json", ".npz")) for p in begun):
+        return {}
+    why = f"a training of study {study} may go on from it"
+    return {str(p.relative_to(state_dir)): why for p in (state_dir / "run").glob(CHECKPOINTS)}
 
 
 def _of_trial(trial: dict[str, Any], why: str) -> list[tuple[str | None, str]]:

@@ -169,7 +169,7 @@ def test_the_two_verbs_do_it_from_the_command_line(tmp_path: Path) -> None:
         return subprocess.run([*command, *words, *where], capture_output=True, text=True, check=True).stdout
 
     assert "no backup yet" in run("backup", "--list")
-    (made,) = json.loads(run("backup", "--json"))
+    (made,) = json.loads(run("backup", "--json"))["backups"]
     assert made["name"] in run("backup", "--list")
     studied(tmp_path, 1)
     text = run("restore", made["name"])

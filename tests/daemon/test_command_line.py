@@ -104,6 +104,16 @@ def test_how_many_to_show_is_at_least_one(words: tuple[str, ...], tmp_path: Path
     assert done.returncode == 64 and f"must be 1 or more, got {words[-1]}" in done.stderr
 
 
+@pytest.mark.parametrize(("name", "says"), [("typo/curves.html", "there is no folder {}/typo"), ("", "{} is a folder")])
+def test_a_page_is_written_into_a_folder_that_is_there_and_none_is_made_for_it(
+    name: str, says: str, tmp_path: Path
+) -> None:
+    write_atomic(tmp_path / "config.json", parse(settings()).to_json().encode())
+    done = ctl("report", "--html", str(tmp_path / name), state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert says.format(tmp_path) in done.stderr and not (tmp_path / "typo").exists()
+
+
 def test_a_state_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     given = tmp_path / "given.json"
     write_atomic(given, parse(settings()).to_json().encode())

@@ -31,7 +31,7 @@ def features(*arguments: str | Path, code: int = 0) -> str:
 
 
 def test_every_registered_feature_is_listed_with_its_doc_parameters_and_lookback() -> None:
-    listed = {row["name"]: row for row in json.loads(features("list", "--json"))}
+    listed = {row["name"]: row for row in json.loads(features("list", "--json"))["features"]}
     assert listed.keys() == REGISTRY.keys()
     assert listed["rank"]["parameters"] == {"bars": 24}
     assert listed["rank"]["lookback_bars"] == 24

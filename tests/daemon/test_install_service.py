@@ -51,6 +51,26 @@ def test_a_changed_unit_is_shown_as_a_diff_and_replaced_and_a_changed_configurat
     assert unit.read_text() == shipped and config.read_text() == "[study]\nworkers = 1\n"
 
 
+@pytest.mark.parametrize(
+    "words", [
+        ("--set", "study.workers=1"), ("--config", "config.toml", "--config", "more.toml"), ("--state-dir", "/srv/state"),
+    ]
+)  # fmt: skip
+def test_what_the_unit_would_not_read_is_refused_and_nothing_is_written(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = ctl("--user", "--prefix", str(tmp_path), *words, home=Path("/h"))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{words[-2]} {words[-1]}" in done.stderr and f"{tmp_path}/h/.config/cappuccino/config.toml" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_configuration_that_is_named_is_the_one_that_is_installed(tmp_path: Path) -> None:
+    given = tmp_path / "mine.toml"
+    given.write_text("[study]\nworkers = 1\n")
+    done = ctl("--user", "--prefix", str(tmp_path / "image"), "--config", str(given), home=Path("/h"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "image/h/.config/cappuccino/config.toml").read_bytes() == given.read_bytes()
+
+
 def test_uninstalling_removes_what_was_installed_and_leaves_the_configuration(tmp_path: Path) -> None:
     ctl("--user", "--prefix", str(tmp_path), home=Path("/h"))
     before = {p for p in tmp_path.rglob("*") if p.is_file()}

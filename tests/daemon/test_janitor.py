@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from daemon.child.clock import ManualClock
 from daemon.janitor.references import references
 from daemon.janitor.shell import AUDIT
 from features.files import read_jsonl, write_atomic
+from trainer.pieces import Piece, work_off
 
 
 @pytest.fixture
@@ -102,6 +104,28 @@ def test_the_folds_of_an_open_study_stay_and_those_of_a_closed_one_go(state_dir:
     audit = [r for r in read_jsonl(state_dir / AUDIT) if r["kind"] == "fold"]
     assert [(r["deleted"], r["reason"]) for r in audit] == [("folds/old/1.safetensors", "no open study trains on it")]
     assert young.exists()
+
+
+@pytest.mark.parametrize("name", ["replicates/seed-0-fold-1.json", "crossed/split-0-seed-1.npz"])
+def test_the_checkpoint_of_a_killed_training_stays_until_its_work_is_done_and_then_goes(
+    tmp_path: Path, name: str
+) -> None:
+    def killed() -> bytes:
+        raise SystemExit
+
+    pointer(tmp_path, None)
+    run = tmp_path / "run"
+    left, young = aged(_written(run / "replicate-7.safetensors")), _written(run / "replicate-8.safetensors")
+    piece = Piece(path=tmp_path / "trials" / "default" / "3" / name, make=killed)
+    with pytest.raises(SystemExit):
+        work_off([piece])
+    janitor(tmp_path).clean()
+    assert left.exists()  # the next worker that takes the piece goes on from it
+    assert work_off([replace(piece, make=lambda: b'{"artifact": "a"}')])
+    janitor(tmp_path).clean()
+    assert not left.exists() and young.exists()
+    (gone,) = read_jsonl(tmp_path / AUDIT)
+    assert (gone["deleted"], gone["reason"]) == ("run/replicate-7.safetensors", "no training goes on from it")
 
 
 def test_reports_and_advice_are_kept_by_number_and_the_newest_always(tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 from daemon.janitor.plan import EXPENDABLE, Deletable, Disk, Item, Kind, Limits, Plan, Space, judge, plan
 
-KINDS: tuple[Kind, ...] = ("artifact", "draft", "temporary", "log", "rotated_log", "advice", "report", "backup")
+KINDS: tuple[Kind, ...] = (
+    "artifact",
+    "draft",
+    "checkpoint",
+    "temporary",
+    "log",
+    "rotated_log",
+    "advice",
+    "report",
+    "backup",
+)
 LIMITS = Limits(
     warn_free_bytes=5000, resume_free_bytes=2000, floor_free_bytes=1000, reserve_bytes=64, log_max_bytes=150,
     keep={"report": 4, "advice": 3, "backup": 2},
@@ -45,7 +55,7 @@ def cases(n: int, seed: int) -> Iterator[Case]:
 
 def useless(item: Item, items: list[Item]) -> bool:
     """The rule of hygiene, written a second time: by counting, not by ranking."""
-    if item.kind in ("artifact", "draft", "temporary"):
+    if item.kind in ("artifact", "draft", "checkpoint", "temporary"):
         return item.age_s >= 3600.0
     newer = sum(i.kind == item.kind and (i.age_s, i.name) < (item.age_s, item.name) for i in items)
     return item.kind in LIMITS.keep and newer >= LIMITS.keep[item.kind]

@@ -6,8 +6,10 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,42 @@ def test_no_line_of_four_writers_is_lost_or_mixed_while_the_file_is_rotated_mid_
     seen = sorted((r["writer"], r["n"]) for r in records if r["event"] == "test.line")
     assert seen == [(w, n) for w in range(WRITERS) for n in range(each)]
     assert rotations >= 10
+
+
+def test_a_follower_says_every_line_in_order_whenever_the_log_is_rotated_or_removed(tmp_path: Path) -> None:
+    path, written = tmp_path / "logs" / "x.jsonl", [0]
+
+    def write(file: IO[str]) -> None:
+        written.append(len(written))
+        file.write(f"{written[-1]}\n")
+
+    def heard(within_s: float = 30.0) -> list[int]:
+        deadline_s = time.monotonic() + within_s
+        while (said := (tmp_path / "said").read_text().split()) != [str(n) for n in written]:
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(0.05)
+        return [int(line) for line in said]
+
+    path.parent.mkdir()
+    path.write_text("0\n")
+    command = [sys.executable, "-P", "-m", "daemon", "logs", "x", "--follow", "--json", "--state-dir", str(tmp_path)]
+    with (tmp_path / "said").open("wb") as output:
+        follower = subprocess.Popen(command, stdout=output)
+    try:
+        assert heard() == written
+        for leave in (lambda: rotate(path, keep=3), path.unlink, lambda: rotate(path, keep=3)):
+            with path.open("a") as late:  # of a writer that looks just before the file goes, and writes just after
+                write(late)
+                late.flush()
+                leave()
+                write(late)
+            with path.open("a") as file:
+                write(file)
+            assert heard() == written
+    finally:
+        follower.kill()
+        follower.wait()
 
 
 def test_a_record_is_one_line_of_at_most_16_kib_however_much_is_in_it(logged: Path) -> None:

@@ -103,7 +103,7 @@ def test_trials_are_listed_best_first_and_failures_only_when_asked_for(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert house.run("trials", "--json") == 0
-    assert [t["number"] for t in json.loads(capsys.readouterr().out)] == [2, 1, 0]
+    assert [t["number"] for t in json.loads(capsys.readouterr().out)["trials"]] == [2, 1, 0]
     assert house.run("trials", "--all") == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["s", "#3", "FAIL", "score", "—", "diverged"]
 

@@ -58,7 +58,8 @@ def housed(state_dir: Path) -> Path:
 
 
 def advisor(state_dir: Path, configured: Config) -> Advisor:
-    return Advisor(config=configured, state_dir=state_dir, clock=ManualClock(), log=get_logger(), evidence=lambda: None)
+    return Advisor(config=configured, state_dir=state_dir, clock=ManualClock(), log=get_logger(), evidence=lambda: None,
+                   workers=lambda: 1)  # fmt: skip
 
 
 def everything(state_dir: Path) -> dict[str, bytes]:
@@ -222,7 +223,7 @@ def test_the_desk_of_a_stopped_advisor_is_not_kept_waiting_by_a_silent_model(tmp
     with language_model(Reply(hang=True)) as server:
         given = config(server.address, timeout_s=300.0)
         at = Advisor(config=given, state_dir=state_dir, clock=ManualClock(), log=get_logger(), evidence=lambda: None,
-                     should_stop=lambda: len(server.questions) > 0)  # fmt: skip
+                     workers=lambda: 1, should_stop=lambda: len(server.questions) > 0)  # fmt: skip
         made, began_s = at.advise(), time.monotonic()
         at.consult(made)
         assert time.monotonic() - began_s < 10.0

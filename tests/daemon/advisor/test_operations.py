@@ -1,5 +1,7 @@
 """How the machine was used: durations, arrivals and utilisation are three numbers; an estimate has an interval."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,16 @@ def test_trials_that_fail_for_one_reason_are_a_note_with_the_numbers() -> None:
     assert any("25 of 25 failures are `diverged`" in n and "18% to 34%" in n for n in found.notes)
     few = [ended(i, began_s=10 * i, seconds=10, failure="diverged" if i % 20 == 0 else None) for i in range(100)]
     assert not any("one reason" in n for n in run(few, workers=1).notes)
+
+
+def test_trials_given_up_on_purpose_are_counted_and_are_no_failures() -> None:
+    trials = [ended(i, began_s=10 * i, seconds=10) for i in range(100)]
+    for i in range(0, 60, 2):
+        trials[i] = replace(trials[i], state="PRUNED", score=None, failure="pruned" if i < 20 else "screened")
+    trials[99] = ended(99, began_s=990, seconds=10, failure="diverged")
+    found = run(trials, workers=1)
+    assert {f.category: f.count for f in found.failures} == {"screened": 20, "pruned": 10, "diverged": 1}
+    assert not any("one reason" in n for n in found.notes)  # 1 of 100 failed
 
 
 def test_stopped_trials_are_neither_successes_nor_failures() -> None:

@@ -189,6 +189,15 @@ def test_a_verdict_that_turns_and_a_parameter_that_goes_are_told() -> None:
     assert "No longer searched: p29" in told
 
 
+def test_what_was_given_up_on_purpose_is_not_called_failed() -> None:
+    ran = trials(1, n=60, k=1)
+    screened = [replace(t, state="PRUNED", score=None, failure="screened") for t in ran[:20]]
+    before, now = (analyse(material(found), np.random.default_rng(0)) for found in (ran[20:], (*screened, *ran[20:])))
+    text = markdown(blocks(now, changes=(), previous_utc=None, drawings={}))
+    assert "given up: screened" in text and "failed: screened" not in text
+    assert "+20 given up as `screened`, 20 now" in changes(record(before), record(now))
+
+
 def test_blocks_have_both_forms_and_cells_name_their_column() -> None:
     table = Table(head=("name", "a|b"), rows=(("x", "1 < 2"),), strong=frozenset({0}))
     report = [Heading(text="T `c`"), Bullets(items=()), Facts(items=(("k", "**v**"),)), table]
