@@ -13,10 +13,11 @@ from features.allocation import Lots
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """Signed quantity (..., N), fill price (..., N), fee in quote currency and fee in base units (..., N)."""
+    """Each (..., N): signed quantity, fill price, their product, fee in quote currency and fee in base units."""
 
     quantity: Any
     price: Any
+    value: Any
     fee_quote: Any
     fee_base: Any
 
@@ -49,15 +50,18 @@ def fill_trades(
     share = have / need.clip(1e-12, None)
     bought = xp.where(short[..., None], lots.down(bought * share[..., None]), bought)
     done = sold + bought
+    value = done * price
     if fee_in_received:
-        return Filled(quantity=done, price=price, fee_quote=received * fee, fee_base=bought * fee)
-    return Filled(quantity=done, price=price, fee_quote=xp.abs(done) * price * fee, fee_base=xp.zeros_like(done))
+        return Filled(quantity=done, price=price, value=value, fee_quote=received * fee, fee_base=bought * fee)
+    return Filled(
+        quantity=done, price=price, value=value, fee_quote=xp.abs(value) * fee, fee_base=xp.zeros_like(done)
+    )  # fmt: skip
 
 
 def settle(cash: Any, quantity: Any, filled: Filled) -> tuple[Any, Any]:
     """Cash (...) and quantity (..., N) after the fills."""
     xp = array_namespace(cash)
-    spent = xp.sum(filled.quantity * filled.price + filled.fee_quote, axis=-1)
+    spent = xp.sum(filled.value + filled.fee_quote, axis=-1)
     return cash - spent, quantity + filled.quantity - filled.fee_base
 
 

@@ -10,6 +10,8 @@ from array_api_compat import array_namespace
 
 from features.errors import ConfigurationError
 
+SLOWEST = -700.0  # of the speed: below it nothing moves anyway, and exp would overflow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -44,8 +46,8 @@ def target_weights(raw: Any, current: Any, limits: Limits) -> Any:
     xp = array_namespace(raw)
     logits, speed = raw[..., :-1], raw[..., -1:]
     exps = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    aim = (exps / xp.sum(exps, axis=-1, keepdims=True))[..., :-1]
-    rate = 1.0 / (1.0 + xp.exp(-speed))
+    aim = exps[..., :-1] / xp.sum(exps, axis=-1, keepdims=True)
+    rate = 1.0 / (1.0 + xp.exp(-speed.clip(SLOWEST, None)))
     gap = aim - current
     step = xp.where(xp.abs(gap) >= limits.no_trade_band, rate * gap, 0.0)
     return limit_weights(current + step, limits)
@@ -99,5 +101,6 @@ def plan_trades(
     """
     xp = array_namespace(target)
     wanted = target * equity[..., None] - value
-    whole = lots.whole(xp.maximum(wanted / price, -quantity))
-    return xp.where(xp.abs(whole) * price >= min_notional, whole, 0.0)
+    wanted = xp.maximum(wanted / price, -quantity)
+    size = lots.down(xp.abs(wanted))
+    return xp.where(size * price >= min_notional, xp.copysign(size, wanted), 0.0)

@@ -6,7 +6,7 @@ and a price impact of its own, and ends by ruin (terminated) or by time (truncat
 A group whose window is over, or whose accounts all ended at once, moves to a new random start: groups of one account
 are accounts with a random start and length each. A market may be several contiguous ranges with gaps between them; a
 window lies within one of them, so that no episode crosses a gap. Everything an account does — target, trades, fills, fees,
-observation — is the code of `features`, on torch tensors.
+observation — is the code of `features`.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import array_api_compat.numpy as numpy_arrays
+import array_api_compat.torch as torch_arrays
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,12 +86,19 @@ class MarketTensors:
 class _Now:
     """What the accounts are worth at the present close: worked out once, for this step's result and the next one's start.
 
-    bars: (G, 1, 4 N + 1), a row of `MarketTensors.bars` a group. worth: of (G, A) accounts.
+    rows: (G, 4 N + 1), of `MarketTensors.bars`; bars: (G, A, 4 N), the same for each account. worth: of (G, A)
+    accounts; market and account as in `Observed`.
     """
 
-    bars: Tensor
+    rows: Any
+    bars: Any
+    market: Any
     worth: Worth
-    observed: Observed
+    account: Any
+
+    @property
+    def observed(self) -> Observed:
+        return Observed(market=_tensor(self.market), account=_tensor(self.account))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,43 +147,55 @@ class Problem:
         found.update(repr(rest).encode())
         return found.hexdigest()
 
-    def batched(self, *, groups: int, accounts_per_group: int, seed: int) -> "BatchedPortfolioEnv":
-        return BatchedPortfolioEnv(self, groups=groups, accounts_per_group=accounts_per_group, seed=seed)
+    def batched(
+        self, *, groups: int, accounts_per_group: int, seed: int, on_card: bool | None = None
+    ) -> "BatchedPortfolioEnv":
+        """See `BatchedPortfolioEnv`."""
+        return BatchedPortfolioEnv(
+            self, groups=groups, accounts_per_group=accounts_per_group, seed=seed, on_card=on_card
+        )  # fmt: skip
 
 
 class BatchedPortfolioEnv:
-    """G groups of A accounts on the problem's market and device."""
+    """G groups of A accounts on the problem's market and device; tensors go in and come out.
 
-    def __init__(self, problem: Problem, *, groups: int, accounts_per_group: int, seed: int) -> None:
+    on_card: whether the accounts are tensors and no number is looked at, which a card needs; otherwise they are numpy
+    arrays, as in trading, which take a CPU less time. None: as the market's device asks for. In an array (G, A, K) the
+    accounts are next to each other in memory: a handful of tickers is too short a row.
+    """
+
+    def __init__(
+        self, problem: Problem, *, groups: int, accounts_per_group: int, seed: int, on_card: bool | None = None
+    ) -> None:
         market = problem.market
-        device = market.market.device
+        self._device = market.market.device
+        self._on_card = self._device.type == "cuda" if on_card is None else on_card
+        self._xp: Any = torch_arrays if self._on_card else numpy_arrays
         self.market, self.limits, self.costs = market, problem.limits, problem.costs
         self.groups, self.per_group, self.initial_cash = groups, accounts_per_group, problem.initial_cash
-        self.generator = torch.Generator(device=device).manual_seed(seed)
+        self.generator = torch.Generator(device=self._device).manual_seed(seed)
         ranges = problem.ranges or (range(market.n_bars),)
         last = max(map(len, ranges)) - 1  # bars an episode can last at most
         self.min_episode_bars = min(problem.min_episode_bars, last)
         self.max_episode_bars = min(problem.max_episode_bars, last)
         found = windows(ranges, longest=WINDOW_EPISODES * problem.max_episode_bars, shortest=self.min_episode_bars)
-        self._starts, self._stops = (torch.as_tensor(x, device=device) for x in found)
-        shape, n = (groups, accounts_per_group), market.n_assets
-        self._n = n
-        zeros: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        # written out per account: torch is twice as fast on equal shapes as on rows of a handful of tickers
-        self._lots = Lots.of(torch.as_tensor(problem.lot, **zeros).expand(*shape, n).contiguous())
-        self._min_notional = torch.as_tensor(problem.min_notional, **zeros).expand(*shape, n).contiguous()
-        bars: dict[str, Any] = {"dtype": torch.int64, "device": device}
-        self.bar, self.until = torch.zeros(groups, **bars), torch.zeros(groups, **bars)
-        self.opened, self.end = torch.zeros(shape, **bars), torch.zeros(shape, **bars)
-        self.cash, self.quantity = torch.zeros(shape, **zeros), torch.zeros((*shape, n), **zeros)
-        self.peak, self.since_trade = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)
-        self.fee, self.impact = torch.zeros((*shape, 1), **zeros), torch.zeros((*shape, 1), **zeros)
-        one, none = torch.ones((), **zeros), torch.zeros(n, **zeros)
+        self._starts, self._stops = (self._array(torch.as_tensor(x)) for x in found)
+        self._blocks, self._rows = self._array(market.market), self._array(market.bars)
+        self._n = n = market.n_assets
+        shape = (groups, accounts_per_group)
+        lot, min_notional = (torch.as_tensor(x).expand(*shape, n) for x in (problem.lot, problem.min_notional))
+        self._lots, self._min_notional = Lots.of(self._side_by_side(lot)), self._side_by_side(min_notional)
+        self.bar, self.until = self._zeros(groups, dtype=torch.int64), self._zeros(groups, dtype=torch.int64)
+        self.opened, self.end = self._zeros(*shape, dtype=torch.int64), self._zeros(*shape, dtype=torch.int64)
+        self.cash, self.quantity = self._zeros(*shape), self._side_by_side(torch.zeros(*shape, n))
+        self.peak, self.since_trade = self._zeros(*shape), self._zeros(*shape)
+        self.fee, self.impact = self._zeros(*shape, 1), self._zeros(*shape, 1)
+        one, none = self._zeros() + 1.0, self._zeros(n)
         self._flat = account_columns(
-            worth(cash=one, quantity=none, price=none, peak=one), bars_since_trade=torch.zeros((), **zeros)
+            worth(cash=one, quantity=none, price=none, peak=one), bars_since_trade=self._zeros()
         )
-        self._fee_share = torch.ones((), **zeros)
-        self._on_card = device.type == "cuda"
+        self._fee_share = self._zeros()
+        self.fee_share = 1.0
         self._places = {n: getattr(self, n) for n in STATE}
         self._now: _Now | None = None  # of the state as it is; None once that has moved on
         self.restart()
@@ -194,22 +215,22 @@ class BatchedPortfolioEnv:
 
     @fee_share.setter
     def fee_share(self, share: float) -> None:
-        self._fee_share.fill_(share)
+        self._fee_share[...] = share
 
     def restart(self) -> None:
         """New windows and fresh accounts everywhere."""
-        everyone = torch.ones((self.groups, self.per_group), dtype=torch.bool, device=self.cash.device)
+        everyone = self._zeros(self.groups, self.per_group) == 0.0
         self._move(everyone[:, 0], self._uniform(self.groups))
         self._open(everyone)
         self.put_back()
 
     def state(self) -> dict[str, Tensor]:
         """Everything the future depends on; `restore` of it continues the same history bit for bit."""
-        return {n: getattr(self, n).clone() for n in STATE} | {"generator": self.generator.get_state()}
+        return {n: _tensor(getattr(self, n)).clone() for n in STATE} | {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name in STATE:
-            setattr(self, name, state[name].to(self.cash.device))
+            setattr(self, name, self._array(state[name]))
         self.generator.set_state(state["generator"])
         self.put_back()
 
@@ -217,7 +238,8 @@ class BatchedPortfolioEnv:
     def put_back(self) -> None:
         """The state as it is, where it was in memory at first: a recorded rollout begins there."""
         for name, place in self._places.items():
-            setattr(self, name, place.copy_(getattr(self, name)))
+            place[...] = getattr(self, name)
+            setattr(self, name, place)
         self._now = None
 
     @torch.inference_mode()
@@ -227,15 +249,15 @@ class BatchedPortfolioEnv:
     @torch.inference_mode()
     def step(self, raw: Tensor) -> StepResult:
         """raw: (G, A, N + 2) policy output at the close of the current bars; fills at the next open."""
-        n, seen = self._n, self._look()
-        close, before = seen.bars[..., :n], seen.worth
-        target = target_weights(raw.to(torch.float64), before.weights, self.limits)
+        xp, n, seen = self._xp, self._n, self._look()
+        before = seen.worth
+        target = target_weights(self._side_by_side(raw), before.weights, self.limits)
         delta = plan_trades(
-            target=target, value=before.value, equity=before.equity, quantity=self.quantity, price=close,
+            target=target, value=before.value, equity=before.equity, quantity=self.quantity, price=seen.bars[..., :n],
             lots=self._lots, min_notional=self._min_notional,
         )  # fmt: skip
         self.bar = self.bar + 1
-        bars = self._bars()
+        rows, bars = self._bars()
         filled = fill_trades(
             delta=delta, cash=self.cash, quantity=self.quantity, open_price=bars[..., n : 2 * n],
             volume=bars[..., 2 * n : 3 * n], tradable=bars[..., 3 * n : 4 * n] > 0, lots=self._lots,
@@ -243,22 +265,23 @@ class BatchedPortfolioEnv:
             fee_in_received=self.costs.fee_in == "received", max_volume_share=self.costs.max_volume_share,
         )  # fmt: skip
         self.cash, self.quantity = settle(self.cash, self.quantity, filled)
-        traded = (filled.quantity.abs() * filled.price).sum(-1)
-        self.since_trade = (self.since_trade + 1).masked_fill_(traded > 0, 1.0)
-        self._now = self._mark(bars)
+        traded = xp.sum(xp.abs(filled.value), axis=-1)
+        self.since_trade = xp.where(traded > 0, 1.0, self.since_trade + 1.0)
+        self._now = self._mark(rows, bars)
         now = self._now.worth
-        log_return = torch.log(now.equity / before.equity)
+        log_return = xp.log(now.equity / before.equity)
         terminated, truncated = now.equity < RUIN * self.initial_cash, self.bar[:, None] >= self.end
         ended = terminated | truncated
-        result = StepResult(
-            reward=log_return - bars[..., -1], log_return=log_return,
-            market_return=(bars[..., :n] / close - 1.0)[:, 0], traded=traded, equity_before=before.equity,
-            drawdown_before=before.drawdown, drawdown=now.drawdown, weights=now.weights, cash_share=now.cash_weight,
-            elapsed=(self.bar[:, None] - self.opened) / (self.end - self.opened),
-            terminated=terminated, truncated=truncated & ~terminated, final=self._now.observed,
-        )  # fmt: skip
-        if self._on_card or bool(ended.any()):  # a look at a card's memory waits for it; there masks alone decide
-            over = (self.bar >= self.until) | ended.all(dim=1)
+        numbers = {
+            "reward": log_return - rows[:, -1:], "log_return": log_return,
+            "market_return": rows[:, :n] / seen.rows[:, :n] - 1.0, "traded": traded, "equity_before": before.equity,
+            "drawdown_before": before.drawdown, "drawdown": now.drawdown, "weights": now.weights,
+            "cash_share": now.cash_weight, "elapsed": (self.bar[:, None] - self.opened) / (self.end - self.opened),
+            "terminated": terminated, "truncated": truncated & ~terminated,
+        }  # fmt: skip
+        result = StepResult(**{k: _tensor(v) for k, v in numbers.items()}, final=self._now.observed)
+        if self._on_card or ended.any():  # a look at a card's memory waits for it; there masks alone decide
+            over = (self.bar >= self.until) | xp.all(ended, axis=1)
             moved, drawn = self._on_card or bool(over.any()), self._uniform(self.groups)
             if moved:
                 self._move(over, drawn)
@@ -268,62 +291,82 @@ class BatchedPortfolioEnv:
 
     def _look(self) -> _Now:
         if self._now is None:
-            self._now = self._mark(self._bars())
+            self._now = self._mark(*self._bars())
         return self._now
 
-    def _bars(self) -> Tensor:
-        return self.market.bars.index_select(0, self.bar)[:, None]
+    def _bars(self) -> tuple[Any, Any]:
+        """(G, 4 N + 1) rows of the present bars, and the same for each account, (G, A, 4 N)."""
+        xp = self._xp
+        rows = xp.take(self._rows, self.bar, axis=0)
+        return rows, xp.permute_dims(xp.repeat(rows[:, :-1].T[..., None], self.per_group, axis=-1), (1, 2, 0))
 
-    def _mark(self, bars: Tensor) -> _Now:
-        """The state at the closes of `bars`; raises the peaks to it."""
+    def _mark(self, rows: Any, bars: Any) -> _Now:
+        """The state at the closes of the bars; raises the peaks to it."""
         valued = worth(cash=self.cash, quantity=self.quantity, price=bars[..., : self._n], peak=self.peak)
         self.peak = valued.peak
-        market = self.market.market.index_select(0, self.bar)
+        market = self._xp.take(self._blocks, self.bar, axis=0)
         account = account_columns(valued, bars_since_trade=self.since_trade)
-        return _Now(bars=bars, worth=valued, observed=Observed(market=market, account=account))
+        return _Now(rows=rows, bars=bars, market=market, worth=valued, account=account)
 
-    def _reopened(self, now: _Now, accounts: Tensor) -> _Now:
+    def _reopened(self, now: _Now, accounts: Any) -> _Now:
         """`now` with fresh accounts where `accounts` (G, A) says, at the same bar."""
-        each, was = accounts[..., None], now.worth
+        where, each, was = self._xp.where, accounts[..., None], now.worth
         fresh = Worth(
-            value=was.value.masked_fill(each, 0.0), equity=was.equity.masked_fill(accounts, self.initial_cash), peak=self.peak,
-            weights=was.weights.masked_fill(each, 0.0), drawdown=was.drawdown.masked_fill(accounts, 0.0),
-            cash_weight=was.cash_weight.masked_fill(accounts, 1.0),
+            value=where(each, 0.0, was.value), equity=where(accounts, self.initial_cash, was.equity), peak=self.peak,
+            weights=where(each, 0.0, was.weights), drawdown=where(accounts, 0.0, was.drawdown),
+            cash_weight=where(accounts, 1.0, was.cash_weight),
         )  # fmt: skip
-        account = torch.where(each, self._flat, now.observed.account)
-        return _Now(bars=now.bars, worth=fresh, observed=Observed(market=now.observed.market, account=account))
+        return replace(now, worth=fresh, account=where(each, self._flat, now.account))
 
-    def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, dtype=torch.float64, generator=self.generator, device=self.cash.device)
+    def _array(self, tensor: Tensor) -> Any:
+        """The tensor as an array of the accounts' kind, without a copy where it is on the device already."""
+        tensor = tensor.to(self._device)
+        return tensor if self._on_card else tensor.numpy()
 
-    def _move(self, groups: Tensor, drawn: Tensor) -> None:
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Any:
+        return self._array(torch.zeros(shape, dtype=dtype, device=self._device))
+
+    def _side_by_side(self, tensor: Tensor) -> Any:
+        """(G, A, K), float64, in memory (K, G, A)."""
+        return self._array(tensor.permute(2, 0, 1).to(torch.float64).contiguous().permute(1, 2, 0))
+
+    def _uniform(self, *shape: int) -> Any:
+        return self._array(torch.rand(*shape, dtype=torch.float64, generator=self.generator, device=self._device))
+
+    def _whole(self, drawn: Any, n: int) -> Any:
+        """Whole numbers below `n`, evenly, by `drawn` in [0, 1)."""
+        return self._xp.astype(drawn * n, self._xp.int64).clip(None, n - 1)
+
+    def _move(self, groups: Any, drawn: Any) -> None:
         """New windows for `groups` (G,), at random by `drawn` (G,) in [0, 1)."""
-        n = len(self._starts)
-        drawn = (drawn * n).long().clamp(max=n - 1)
-        self.bar = torch.where(groups, self._starts[drawn], self.bar)
-        self.until = torch.where(groups, self._stops[drawn], self.until)
+        window = self._whole(drawn, len(self._starts))
+        self.bar = self._xp.where(groups, self._starts[window], self.bar)
+        self.until = self._xp.where(groups, self._stops[window], self.until)
 
-    def _open(self, accounts: Tensor) -> None:
+    def _open(self, accounts: Any) -> None:
         """Fresh flat accounts where `accounts` (G, A) says, each with its own length and costs.
 
         An account that would leave less than the shortest episode of the window lasts to the window's end.
         """
-        shape = (self.groups, self.per_group)
-        span = self.max_episode_bars - self.min_episode_bars
-        length = self.min_episode_bars + (self._uniform(*shape) * (span + 1)).long().clamp(max=span)
-        end, until = self.bar[:, None] + length, self.until[:, None]
-        end = torch.where(until - end < self.min_episode_bars, until, end)
+        where, drawn = self._xp.where, self._uniform(3, self.groups, self.per_group)
+        length = self._whole(drawn[0], self.max_episode_bars - self.min_episode_bars + 1)
+        end, until = self.bar[:, None] + self.min_episode_bars + length, self.until[:, None]
+        end = where(until - end < self.min_episode_bars, until, end)
         low, high = COST_SPREAD
-        factor = low + (high - low) * self._uniform(*shape, 2)
-        each = accounts[..., None]
-        self.opened = torch.where(accounts, self.bar[:, None], self.opened)
-        self.end = torch.where(accounts, end, self.end)
-        self.cash = self.cash.masked_fill(accounts, self.initial_cash)
-        self.peak = self.peak.masked_fill(accounts, self.initial_cash)
-        self.quantity = self.quantity.masked_fill(each, 0.0)
-        self.since_trade = self.since_trade.masked_fill(accounts, 0.0)
-        self.fee = torch.where(each, self.costs.fee * factor[..., :1], self.fee)
-        self.impact = torch.where(each, self.costs.price_impact * factor[..., 1:], self.impact)
+        factor, each = low + (high - low) * drawn[1:, ..., None], accounts[..., None]
+        self.opened = where(accounts, self.bar[:, None], self.opened)
+        self.end = where(accounts, end, self.end)
+        self.cash = where(accounts, self.initial_cash, self.cash)
+        self.peak = where(accounts, self.initial_cash, self.peak)
+        self.quantity = where(each, 0.0, self.quantity)
+        self.since_trade = where(accounts, 0.0, self.since_trade)
+        self.fee = where(each, self.costs.fee * factor[0], self.fee)
+        self.impact = where(each, self.costs.price_impact * factor[1], self.impact)
+
+
+def _tensor(array: Any) -> Tensor:
+    """The array as a tensor, without a copy."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def windows(ranges: Sequence[range], *, longest: int, shortest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

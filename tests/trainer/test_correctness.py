@@ -105,7 +105,7 @@ def test_an_episode_by_hand_without_costs() -> None:
     problem = market(np.array([[1.0], [2.0], [0.5], [1.1]]), np.zeros((4, 1), np.float32))
     env = opened(problem)
     first = env.step(raw([0.5]))  # 5,000 in cash, 50 units at 100, which close at 200: 15,000
-    assert float(env.cash) == pytest.approx(5_000.0) and float(env.quantity) == pytest.approx(50.0)
+    assert env.cash.item() == pytest.approx(5_000.0) and env.quantity.item() == pytest.approx(50.0)
     assert float(first.log_return) == pytest.approx(math.log(1.5))
     assert float(first.reward) == pytest.approx(math.log(1.5) - math.log(2.0))  # less the market's
     assert float(first.turnover) == pytest.approx(0.5)
@@ -124,11 +124,11 @@ def test_an_episode_by_hand_with_fee_and_price_impact() -> None:
     costs = Costs(fee_bps=100.0, half_spread_bps=60.0, slippage_bps=40.0, fee_in="received")
     env = opened(market(np.ones((4, 1)), np.zeros((4, 1), np.float32), costs=costs))
     first = env.step(raw([0.5]))  # 50 units are planned at 100 and filled at 101
-    assert float(env.cash) == pytest.approx(10_000 - 50 * 101.0)
-    assert float(env.quantity) == pytest.approx(50 * 0.99)
+    assert env.cash.item() == pytest.approx(10_000 - 50 * 101.0)
+    assert env.quantity.item() == pytest.approx(50 * 0.99)
     assert float(first.log_return) == pytest.approx(math.log((4_950 + 4_950) / 10_000))
     second = env.step(raw([0.0]))  # 49.5 units at 99, less 1 %
-    assert float(env.cash) == pytest.approx(4_950 + 49.5 * 99 * 0.99)
+    assert env.cash.item() == pytest.approx(4_950 + 49.5 * 99 * 0.99)
     assert float(second.drawdown) == pytest.approx(1 - (4_950 + 49.5 * 99 * 0.99) / 10_000)
 
 
@@ -136,7 +136,7 @@ def test_an_account_that_loses_all_but_a_twentieth_is_ruined_and_its_successor_o
     env = opened(market(np.array([[1.0], [0.04], [1.0], [1.0]]), np.zeros((4, 1), np.float32)))
     result = env.step(raw([1.0]))
     assert bool(result.terminated) and not bool(result.truncated)
-    assert float(env.cash) == 10_000.0 and float(env.quantity) == 0.0
+    assert env.cash.item() == 10_000.0 and env.quantity.item() == 0.0
 
 
 def covers(n_bars: int = 400) -> Problem:

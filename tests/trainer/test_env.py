@@ -79,6 +79,14 @@ def test_whatever_the_actions_no_account_goes_below_zero_and_costs_are_paid(seed
         assert ((result.turnover >= 0) & (result.drawdown >= 0)).all()
 
 
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_raw_outputs_of_any_size_are_actions(problem: Problem, size: float) -> None:
+    env = problem.batched(groups=2, accounts_per_group=4, seed=1)
+    for sign in (1.0, -1.0, 1.0):
+        raw = sign * size * torch.randn((2, 4, 5), generator=torch.Generator().manual_seed(1))
+        assert torch.isfinite(env.step(raw).reward).all()
+
+
 def test_an_account_of_the_environment_ends_where_the_exact_ledger_ends(problem: Problem) -> None:
     """The same raw outputs through the batched environment and through the ledger that evaluation and trading use."""
     env = problem.batched(groups=1, accounts_per_group=1, seed=3)
@@ -95,9 +103,9 @@ def test_an_account_of_the_environment_ends_where_the_exact_ledger_ends(problem:
         orders = plan_orders(ledger, target, bars.close[k + step], RULES)
         fills = simulate_fills(ledger, orders, bars.slice(k + step + 1, k + step + 2), COSTS, RULES)
         ledger = ledger.book(fills).marked(bars.close[k + step + 1])
-    price = torch.as_tensor(bars.close[k + 100])
+    price = bars.close[k + 100]
     grown = float(worth(cash=env.cash, quantity=env.quantity, price=price, peak=env.peak).equity[0, 0])
-    assert grown == pytest.approx(float(ledger.equity(bars.close[k + 100])), rel=1e-9)
+    assert grown == pytest.approx(float(ledger.equity(price)), rel=1e-9)
     assert grown < 10_000.0 * 1.5
 
 
@@ -109,7 +117,7 @@ def test_a_share_of_the_fee_scales_what_trading_costs(problem: Problem) -> None:
         for _ in range(30):
             env.step(torch.tensor([[[3.0, 0.0, -3.0, -5.0, 5.0]]]))
             env.step(torch.tensor([[[-3.0, 0.0, 3.0, -5.0, 5.0]]]))
-        price = env.market.close[env.bar][:, None]
+        price = env.market.close.numpy()[env.bar][:, None]
         return float(worth(cash=env.cash, quantity=env.quantity, price=price, peak=env.peak).equity[0, 0])
 
     assert after(0.0) > after(0.5) > after(1.0) > 0
@@ -143,7 +151,7 @@ def test_every_account_has_its_own_length_and_costs_and_opens_flat(problem: Prob
 def test_accounts_without_company_start_at_bars_of_their_own_again_and_again(problem: Problem) -> None:
     """Random start and length per account: 32 accounts, their second episodes begin elsewhere too."""
     env = problem.batched(groups=32, accounts_per_group=1, seed=5)
-    first = env.bar.clone()
+    first = env.bar.copy()
     assert len(set(first.tolist())) > 24
     env.end[:] = env.bar[:, None] + 1
     env.step(torch.zeros((32, 1, 5)))
@@ -171,10 +179,10 @@ def test_what_an_account_shows_is_what_features_make_of_its_state_also_after_a_n
         result = env.step(3.0 * torch.randn((3, 4, 5), generator=rng))
         opened += int((result.terminated | result.truncated).sum())
         anew = account_block(
-            cash=env.cash, quantity=env.quantity, price=env.market.close[env.bar][:, None], peak=env.peak,
+            cash=env.cash, quantity=env.quantity, price=env.market.close.numpy()[env.bar][:, None], peak=env.peak,
             bars_since_trade=env.since_trade,
         )  # fmt: skip
-        assert torch.equal(env.observe().account, anew)
+        assert np.array_equal(env.observe().account.numpy(), anew)
     assert opened > 12
 
 
