@@ -89,8 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "verify":
             verb.add_argument("--since", default="", metavar="UTC", help="only what was settled from then on")
         if name == "report":
-            verb.add_argument("--html", type=file_to_write, metavar="FILE", help="write the equity curves as well")
-            verb.add_argument("--drift", action="store_true", help="against a replay of its policy, by source")
+            either = verb.add_mutually_exclusive_group()
+            either.add_argument("--html", type=file_to_write, metavar="FILE", help="write the equity curves as well")
+            either.add_argument("--drift", action="store_true", help="against a replay of its policy, by source")
         if name == "orders":
             verb.add_argument("--last", type=at_least_one, default=20, help="so many of the newest")
     return parser

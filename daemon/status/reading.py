@@ -70,7 +70,8 @@ class StatusReader:
         records = [t.record for t in self._ended.values()]
         scored = [r for r in records if r["state"] == "COMPLETE" and r.get("score") is not None]
         back = sum(r.get("failure") in INTERRUPTED for r in records)
-        complete, failed = len(scored), len(records) - len(scored) - back
+        given_up = sum(r["state"] == "PRUNED" for r in records)
+        complete, failed = len(scored), len(records) - len(scored) - given_up - back
         workers = [c for c in fleet if c.kind == "worker" and c.state == "running"]
         rates = [c.facts["samples_per_s"] for c in workers if "samples_per_s" in c.facts]
         counted = [
@@ -79,11 +80,11 @@ class StatusReader:
             if t.record.get("failure") not in INTERRUPTED and t.record.get("seconds")
         ]
         return Study(
-            name=name, target=target, complete=complete, running=len(running), failed=failed, handed_back=back,
-            samples_per_s=sum(rates) if rates else None, best=self._best(name, scored),
+            name=name, target=target, complete=complete, running=len(running), given_up=given_up, failed=failed,
+            handed_back=back, samples_per_s=sum(rates) if rates else None, best=self._best(name, scored),
             pace=pace(
-                counted, running_for_s=running, remaining=max(0, target - complete - failed), workers=len(workers),
-                now_s=now_s,
+                counted, running_for_s=running, remaining=max(0, target - complete - given_up - failed),
+                workers=len(workers), now_s=now_s,
             ),
         )  # fmt: skip
 

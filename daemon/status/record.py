@@ -86,12 +86,13 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """The search. failed: for good; handed_back: stopped or killed in the middle, and tried again since."""
+    """The search. given_up: screened or pruned, worse than others; handed_back: killed in the middle, and tried again."""
 
     name: str
     target: int
     complete: int
     running: int
+    given_up: int
     failed: int
     handed_back: int
     samples_per_s: float | None
@@ -101,7 +102,7 @@ class Study:
     @property
     def finished(self) -> int:
         """Trials that count towards the target."""
-        return self.complete + self.failed
+        return self.complete + self.given_up + self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,9 +99,11 @@ def _study(s: Study, width: int, paint: Paint) -> Iterator[str]:
     filled = min(cells, round(cells * s.finished / s.target))
     yield f"  {paint('█' * filled, 'green')}{'░' * (cells - filled)} {s.finished} of {s.target}"
     counts = [f"{s.complete} complete", f"{s.running} running", f"{s.failed} failed"]
+    if s.given_up:
+        counts.append(f"{s.given_up} given up")
     if s.handed_back:
         counts.append(f"{s.handed_back} tried again")
-    yield _cut("  " + ", ".join(counts), width)
+    yield from _wrapped("  " + ", ".join(counts), width)
     p = s.pace
     if p.median_s is not None:
         many = p.per_hour is not None and p.per_hour >= 1000

@@ -63,6 +63,18 @@ def test_what_the_unit_would_not_read_is_refused_and_nothing_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("text", "said"), [(None, "missing.toml"), ("[study]\nworkres = 1\n", "workres")])
+def test_a_configuration_that_the_daemon_would_refuse_is_not_installed(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    given = tmp_path / "missing.toml"
+    if text is not None:
+        given.write_text(text)
+    done = ctl("--user", "--prefix", str(tmp_path / "image"), "--config", str(given), home=Path("/h"))
+    assert (done.returncode, done.stdout) == (78, "") and said in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "image").exists()
+
+
 def test_the_configuration_that_is_named_is_the_one_that_is_installed(tmp_path: Path) -> None:
     given = tmp_path / "mine.toml"
     given.write_text("[study]\nworkers = 1\n")

@@ -70,8 +70,10 @@ def test_every_trial_is_counted_once_and_interrupted_ones_apart(tmp_path: Path) 
     trial(tmp_path, 2, state="FAIL", failure="diverged", seconds=60.0, ended_ago_s=800)
     trial(tmp_path, 3, state="FAIL", failure="killed", ended_ago_s=700)
     trial(tmp_path, 4, state="RUNNING")
+    trial(tmp_path, 5, state="PRUNED", failure="screened", ended_ago_s=600)
     study = read(reader(tmp_path)).study
-    assert (study.complete, study.failed, study.handed_back, study.running, study.finished) == (2, 1, 1, 1, 3)
+    assert (study.complete, study.given_up, study.failed, study.handed_back, study.running) == (2, 1, 1, 1, 1)
+    assert study.finished == 4
     assert study.best is not None and (study.best.number, study.best.dsr) == (1, None)
     assert study.samples_per_s == 42_000
     assert study.pace.per_hour == 3.0 / ((NOW_S - (NOW_S - 2400)) / 3600)  # the study began 2400 s ago

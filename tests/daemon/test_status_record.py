@@ -42,7 +42,7 @@ FULL = Status(
         Child(name="advisor", kind="advisor", state="fatal", failures=1, last_exit="exit 78"),
     ),
     study=Study(
-        name="default", target=200, complete=60, running=2, failed=3, handed_back=1, samples_per_s=52_000.0,
+        name="default", target=200, complete=60, running=2, given_up=4, failed=3, handed_back=1, samples_per_s=52_000.0,
         best=Best(number=41, score=3.21, artifact="ab" * 32, dsr=0.41, dsr_threshold="≥ 0.95"),
         pace=Pace(median_s=288.0, per_hour=24.1, busy=0.97, eta_s=20_000.0, eta_low_s=18_000.0, eta_high_s=22_000.0),
     ),
@@ -94,7 +94,7 @@ def test_everything_an_operator_asks_for_is_on_the_screen() -> None:
     drawn = render(FULL)
     for words in (
         "running  up 2 h 13 min", "worker-1     backoff    starts in 3 s", "last signal 9, failures in a row: 3", "2 restarts",
-        "63 of 200", "60 complete, 2 running, 3 failed, 1 tried again", "24.1 trials/h, median 4 min 48 s, workers",
+        "67 of 200", "60 complete, 2 running, 3 failed, 4 given up, 1 tried", "24.1 trials/h, median 4 min 48 s, workers",
         "workers 97 % busy", "52,000 account-steps/s", "done in 5.6 h (5.0 h to 6.1 h, 90 %)",
         "best: trial 41, score +3.21 (t over 1/N)", "its deflated Sharpe: 0.41 (must be ≥ 0.95)",
         "none; the trader holds cdcdcdcdcdcd (failed G2, G3)", "equity 10,123.45  +1.23 % net", "drawdown 2.3 %",
