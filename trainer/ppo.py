@@ -206,7 +206,8 @@ class Training:
         return {
             "problem_sha256": self._problem_sha256, "hyperparameters": self.h.to_dict(), "seed": self.seed,
             "updates": self.updates, "samples": self.samples,
-            "torch": torch.__version__, "threads": torch.get_num_threads(), "device": self.generator.device.type,
+            "torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads(),
+            "device": self.generator.device.type,
         }  # fmt: skip
 
 
