@@ -93,7 +93,8 @@ class Venue:
     now_s: what the venue believes the time is; decides which candles exist and what the Date header says.
     forming: whether the candle of the current bar is shown. late: tickers whose newest closed candle (and so the
     forming one) is not published yet. requests: (path, query) in order of arrival. keys: header names in order of
-    arrival that carried a key, to see that none was sent where none belongs.
+    arrival that carried a key, to see that none was sent where none belongs. instead: (ticker, open time) → what is
+    shown in that candle's place: as many (prices, volume) as there are.
     """
 
     CANDLES: ClassVar[str]
@@ -104,6 +105,7 @@ class Venue:
     dated: bool = True
     forming: bool = True
     late: set[str] = field(default_factory=set)
+    instead: dict[tuple[str, int], list[tuple[list[float], float]]] = field(default_factory=dict)
     faults: deque[Fault | None] = field(default_factory=deque)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -155,7 +157,8 @@ class Venue:
             volume = float(truth.volume[t, n])
             if truth.close_time_s[t] > self.now_s:
                 prices, volume = [prices[0], prices[0] * FORMING_FACTOR, prices[0], prices[0] * FORMING_FACTOR], 0.001
-            found.append((int(opened_s[t]), prices, volume))
+            shown = self.instead.get((ticker, int(opened_s[t])), [(prices, volume)])
+            found += [(int(opened_s[t]), *candle) for candle in shown]
         return found
 
     def coarser(
