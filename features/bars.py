@@ -36,6 +36,18 @@ def epoch_s(text: str) -> int:
     return int(moment.timestamp())
 
 
+def broken_rules(o: Float, h: Float, l: Float, c: Float, volume: Float) -> tuple[tuple[NDArray[np.bool_], str], ...]:
+    """Every rule that a candle keeps by itself, and where one does not; arrays of one shape. NaN never passes."""
+    finite = np.isfinite(o) & np.isfinite(h) & np.isfinite(l) & np.isfinite(c) & np.isfinite(volume)
+    return (
+        (~finite, "a value is not finite"),
+        ((o <= 0) | (l <= 0) | (c <= 0), "a price is not positive"),
+        (h < np.maximum(o, c), "high is below open or close"),
+        (l > np.minimum(o, c), "low is above open or close"),
+        (volume < 0, "volume is negative"),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
     """T closed bars of N tickers.
@@ -64,21 +76,10 @@ class Bars:
                 raise DataError(f"{name} has shape {getattr(self, name).shape}, expected {shape} (bars, tickers)")
         if shape[0] > 1 and (np.diff(self.close_time_s) != self.timeframe_s).any():
             raise DataError(f"close times are not spaced by {self.timeframe_s} s")
-        for broken, rule in self._violations():
+        for broken, rule in broken_rules(self.open, self.high, self.low, self.close, self.volume):
             if broken.any():
                 t, n = np.argwhere(broken)[0]
                 raise DataError(f"{self.tickers[n]} at {utc_text(int(self.close_time_s[t]))}: {rule}")
-
-    def _violations(self) -> tuple[tuple[NDArray[np.bool_], str], ...]:
-        o, h, l, c = self.open, self.high, self.low, self.close
-        finite = np.isfinite(o) & np.isfinite(h) & np.isfinite(l) & np.isfinite(c) & np.isfinite(self.volume)
-        return (
-            (~finite, "a value is not finite"),
-            ((o <= 0) | (l <= 0) | (c <= 0), "a price is not positive"),
-            (h < np.maximum(o, c), "high is below open or close"),
-            (l > np.minimum(o, c), "low is above open or close"),
-            (self.volume < 0, "volume is negative"),
-        )
 
     @property
     def n_bars(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from features.errors import DataError
+from features.errors import ConfigurationError, DataError
 from features.files import Lock, append_jsonl, disk_full, read_json, read_jsonl, write_atomic
 
 _GENESIS = "0" * 64
@@ -52,6 +52,19 @@ class HashChain:
         if head["records"] and records[head["records"] - 1]["hash"] != head["hash"]:
             raise DataError(f"{self._path.name}: record {head['records']} is not the one that was written")
         return records
+
+    def events(self, event: str, *, telling: str) -> list[dict[str, Any]]:
+        """The records of an event. ConfigurationError names the first that lacks a field, as an earlier version's may."""
+        found = []
+        for line, record in enumerate(self.records(), start=1):
+            if record["event"] == event:
+                if telling not in record:
+                    raise ConfigurationError(
+                        f"{self._path}: line {line} was written by an earlier version and does not tell {telling}",
+                        hint="begin in a new state directory; what counts on this ledger cannot go on",
+                    )
+                found.append(record)
+        return found
 
     def _remembered(self) -> dict[str, Any]:
         return dict(read_json(self._head)) if self._head.exists() else {"records": 0, "hash": _GENESIS}

@@ -35,7 +35,7 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
     """Run trials until the study has its target, judging when that is due."""
     import optuna
 
-    from trainer.dataset import load_dataset
+    from trainer.dataset import awaited_dataset
     from trainer.policy import prepare
     from trainer.worker import Worker
 
@@ -47,9 +47,12 @@ def work(config: Config, arguments: argparse.Namespace) -> int:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         prepare(config.daemon.torch_threads, config.study.device, worker=worker_number(name))
         reads = itertools.count()
-        dataset = load_dataset(
-            config, state_dir, clock, beat=lambda: progress.beat(done=next(reads), unit="reads", note="loading data")
-        )
+        dataset = awaited_dataset(
+            config, state_dir, clock, log=get_logger(), should_stop=lambda: stop.finish_requested,
+            tell=lambda note: progress.beat(done=next(reads), unit="reads", note=note),
+        )  # fmt: skip
+        if dataset is None:
+            return 0
         worker = Worker(
             config=config, state_dir=state_dir, name=name, dataset=dataset, clock=clock, progress=progress,
             log=get_logger(), should_stop=lambda: stop.requested, should_finish=lambda: stop.finish_requested,

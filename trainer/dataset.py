@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
@@ -18,12 +19,14 @@ from features.files import held, read_json, write_atomic
 from features.observation import market_block
 from features.pipeline import FeatureRows, compute
 from features.scaling import Scaler
+from features.sources.errors import MarketUnavailable
 from features.sources.stored import Pin, StoredSource
 from features.spec import FeatureSpec
 from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
 from trainer.splits import CombinatorialSplit, Fold, Roles, cpcv, roles, walk_forward
 
+RETRY_S, POLL_S = 15.0, 1.0  # where the market names no time
 CROSS_GROUPS, CROSS_TESTS = 6, 2  # 15 splits that join into 5 paths
 
 
@@ -135,12 +138,37 @@ def settings_text(config: Config) -> str:
     return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 
 
+def awaited_dataset(
+    config: Config, state_dir: Path, clock: Clock, *, log: FilteringBoundLogger, tell: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> Dataset | None:  # fmt: skip
+    """`load_dataset` as soon as the market gives what it needs; None when a stop is asked for first.
+
+    tell: shows that the worker is alive and what it waits for. To end instead would count as a crash, and a worker that
+    crashes more than a few times is given up.
+    """
+    while True:
+        try:
+            return load_dataset(config, state_dir, clock, beat=lambda: tell("loading data"), should_stop=should_stop)
+        except MarketUnavailable as error:
+            pause_s = error.retry_after_s or RETRY_S
+            if not should_stop():
+                log.warning("trainer.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+        until_s = clock.monotonic_s() + pause_s
+        while (left_s := until_s - clock.monotonic_s()) > 0.0:
+            if should_stop():
+                return None
+            tell("the market does not answer")
+            clock.sleep(min(POLL_S, left_s))
+
+
 def load_dataset(
-    config: Config, state_dir: Path, clock: Clock, *, beat: Callable[[], None] = lambda: None
+    config: Config, state_dir: Path, clock: Clock, *, beat: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Dataset:  # fmt: skip
     """All bars of the configured source with their roles; ConfigurationError when there are too few."""
     spec = feature_spec(config)
-    waiting = Waiting(clock=clock, beat=beat)
+    waiting = Waiting(clock=clock, beat=beat, should_stop=should_stop)
     source = bar_source(config, state_dir, waiting)
     store_venue_rules(config, source, state_dir, waiting)
     bars = (

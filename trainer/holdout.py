@@ -33,6 +33,7 @@ class HoldoutLedger(HashChain):
                 f"artifact {artifact[:12]} was already judged on the hold-out",
                 hint="see holdout.jsonl for what was seen",
             )
+        self.openings(closes_s)  # a ledger that does not tell is refused before it is charged
         entry = self.append(
             {"event": "opened", "artifact": artifact, "closes_s": list(closes_s), "who": who, "at_utc": at_utc}
         )
@@ -55,7 +56,7 @@ class HoldoutLedger(HashChain):
         The next study's hold-out begins a little later or has other tickers; it is the same stretch of the market.
         """
         first, last = closes_s
-        opened = (r["closes_s"] for r in self.records() if r["event"] == "opened")
+        opened = (r["closes_s"] for r in self.events("opened", telling="closes_s"))
         return sum(a <= last and first <= b for a, b in opened)
 
 

@@ -35,7 +35,7 @@ class TrialLedger(HashChain):
 
     def sharpes(self, *, timeframe_s: int, study: str | None = None) -> list[float]:
         """Sharpe ratio per bar of timeframe_s of every trial that ended with one, on `study` or on any."""
-        ended = (r for r in self.records() if r["event"] == "ended" and r["sharpe"] is not None)
+        ended = (r for r in self.events("ended", telling="timeframe_s") if r["sharpe"] is not None)
         return [
             r["sharpe"] * math.sqrt(timeframe_s / r["timeframe_s"]) for r in ended if study in (None, r["study"])
         ]  # fmt: skip

@@ -23,6 +23,7 @@ from trainer import ppo
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, over_seeds, pooled, run_policy
+from trainer.holdout import holdout_ledger
 from trainer.judgement import Judgement
 from trainer.ledger import TrialLedger
 from trainer.memory import card_bytes, grown_bytes, out_of_memory, resident_bytes, smaller
@@ -87,14 +88,17 @@ class Worker:
         self.clock, self.progress, self.log = clock, progress, log
         self.should_stop, self.should_finish = should_stop, should_finish  # now; after the present trial
         self.arena = arena(config, state_dir)
+        self.ledger = TrialLedger(state_dir / "ledger.jsonl")
+        # what will be wanted of the bars and the ledgers in the end is refused at the start
         if config.promotion.automatic and config.promotion.cross_validated:
-            _ = dataset.cross_validation  # what will be wanted of the bars in the end is refused at the start
+            _ = dataset.cross_validation
+        self.ledger.sharpes(timeframe_s=dataset.spec.timeframe_s)
+        holdout_ledger(state_dir).openings(dataset.holdout_closes_s)
         self.trainer = Trainer(
             config=config, state_dir=state_dir, dataset=dataset, clock=clock, progress=progress, log=log,
             should_stop=should_stop,
         )  # fmt: skip
         self._durably = self.trainer.durably
-        self.ledger = TrialLedger(state_dir / "ledger.jsonl")
         index = worker_number(name)
         self.route = Route.of(config.study.policy, dataset.spec.stack_bars, config.study.ranges)
         self.study = SharedStudy(

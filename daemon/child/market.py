@@ -1,7 +1,9 @@
 """The configured market: one way for every program to open its bar source and know its feature spec and rules."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from daemon.child.clock import Clock
@@ -15,6 +17,7 @@ from features.sources.base import BarSource, CandleSource
 from features.sources.errors import MarketUnavailable
 from features.sources.keys import KeyPair
 from features.sources.live import LiveSource
+from features.sources.simulated import GENERATOR_VERSION
 from features.sources.stored import StoredSource
 from features.spec import FeatureSpec, preset
 from features.store.store import CandleStore
@@ -76,18 +79,33 @@ def candle_store(state_dir: Path) -> CandleStore:
 
 
 def venue_of(config: Config) -> str:
-    """Under which name the store keeps the configured market."""
-    record = Path(config.market.recorded_path).name.partition(".")[0]
+    """Under which name the store keeps the configured market: never that of another one's candles."""
     match config.market.source:
         case "ccxt":
             return config.market.exchange
         case "alpaca":
             return "alpaca"
         case "recorded":
-            return f"recorded-{record}"
+            name, place = _record(config)
+            return f"recorded-{name}-{_short_hash(place)}"
         case "simulated":
-            drawn_from = f"-{record}" if config.simulation.world == "bootstrap" else ""
-            return f"simulated-{config.simulation.world}{drawn_from}-seed{config.simulation.seed}"
+            world, seed = config.simulation.world, config.simulation.seed
+            name, place = _record(config) if world == "bootstrap" else ("", "")
+            # All but the number of bars, since a longer world begins with the shorter one. The tickers too: in some
+            # worlds one's candles depend on the others.
+            keys = {**asdict(config.simulation), "bars": None, "tickers": config.market.tickers}
+            drawn_from = _short_hash(json.dumps([GENERATOR_VERSION, place, keys], sort_keys=True))
+            return "-".join(filter(None, ("simulated", world, name, f"seed{seed}", drawn_from)))
+
+
+def _record(config: Config) -> tuple[str, str]:
+    """Name and place of the recorded candles."""
+    path = Path(config.market.recorded_path).expanduser().resolve()
+    return path.name.partition(".")[0], str(path)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def open_market(config: Config, waiting: Waiting, *, listen: bool = False) -> BarSource:

@@ -14,6 +14,10 @@ from features.sources.reader import ANSWER_TIMEOUT_S, Ports, Reader, date_s
 from features.venue_rules import TickerRule, VenueRules
 
 PAGE_CANDLES = 1000
+# Some exchanges answer one window from `since` on, as wide as their own maximum, which ccxt does not always know (it
+# says 1000 of mexc, whose is 500). So an empty answer is taken to speak for fewer than the least that any of them has.
+SURE_CANDLES = 100
+COARSER_S = (3600, 86_400)  # of which SURE_CANDLES span a long silence
 # Kraken, "Get OHLC data": up to 720 of the most recent entries, whatever `since` says, the forming one included.
 LAST_CANDLES = {"kraken": 720}
 WHOLE_SECOND_CLOCKS = frozenset({"kraken"})
@@ -34,26 +38,48 @@ class CcxtVenue:
         self._quote, self._tickers, self._timeframe_s = quote, tickers, timeframe_s
         self.client = open_client(exchange, urls=urls_for(exchange, api_url), keys=keys, timeout_s=timeout_s)
         self._reader = Reader(self.client.session, ports, classify=classify)
-        self._timeframe = _timeframe_text(self.client, timeframe_s)
+        self._timeframe = _required_timeframe(self.client, timeframe_s)
 
     @property
     def offset_s(self) -> float | None:
         return self._reader.offset_s
 
     def pages(self, ticker: str, *, open_s: int, until_s: int) -> Iterator[Page]:
-        """One request a page. An empty page moves on by a whole one: some venues answer one window at a time.
-
-        With candles to come after it an empty page would become a gap, so it is believed when it is said twice.
-        """
+        """One request a page. An empty page is believed for SURE_CANDLES, and for as long as coarser candles agree."""
         self._require_pairs()
         next_open_s = open_s
         while next_open_s < until_s:
             page = self._page(ticker, next_open_s, until_s)
-            if not page.candles and next_open_s + PAGE_CANDLES * self._timeframe_s < until_s:
+            sure_s = next_open_s + SURE_CANDLES * self._timeframe_s
+            if not page.candles and sure_s < until_s:
+                resumed_s = self._resumed_s(ticker, next_open_s, until_s)
+                if resumed_s > sure_s:
+                    next_open_s = resumed_s
+                    continue
+                # nobody else says that it is empty, and with candles to come it would become a gap: say it twice
                 page = self._page(ticker, next_open_s, until_s)
             yield page
-            newest_s = page.candles[-1].open_s if page.candles else next_open_s + (PAGE_CANDLES - 1) * self._timeframe_s
-            next_open_s = max(newest_s, next_open_s) + self._timeframe_s
+            next_open_s = max(page.candles[-1].open_s, next_open_s) + self._timeframe_s if page.candles else sure_s
+
+    def _resumed_s(self, ticker: str, quiet_s: int, until_s: int) -> int:
+        """After an empty answer from quiet_s on: before which time nothing opens, as coarser and coarser candles say.
+
+        A candle that opened before quiet_s tells of trades before it. One candle's length is kept in hand for an
+        exchange whose days are not those of UTC.
+        """
+        resumed_s, step_s = quiet_s, self._timeframe_s
+        for coarse_s in COARSER_S:
+            text = _timeframe_text(self.client, coarse_s)
+            if resumed_s >= until_s or text is None or not step_s < coarse_s <= SURE_CANDLES * step_s:
+                continue
+            first_s = quiet_s // coarse_s * coarse_s
+            wanted = min(SURE_CANDLES, (until_s - first_s) // coarse_s + 1)
+            candles = self._candles(ticker, text, first_s, wanted)
+            later = [c.open_s for c in candles if c.open_s >= quiet_s]
+            if later:
+                return max(resumed_s, later[0] - coarse_s)
+            resumed_s, step_s = first_s + SURE_CANDLES * coarse_s, coarse_s
+        return resumed_s
 
     def confirms(self, ticker: str, *, close_s: int, close: float) -> bool:  # noqa: ARG002  no other voice here
         return False
@@ -86,16 +112,19 @@ class CcxtVenue:
             )
 
     def _page(self, ticker: str, open_s: int, until_s: int) -> Page:
+        # no more than the exchange has room for: bitget answers the end of a window that is too wide, not its beginning
+        most = self.client.feature_value(self._pair(ticker), "fetchOHLCV", "limit") or PAGE_CANDLES
+        wanted = (until_s - open_s) // self._timeframe_s + 1  # one more: it shows the last is final
+        candles = self._candles(ticker, self._timeframe, open_s, min(PAGE_CANDLES, most, wanted))
+        return Page(candles=candles, venue_now_s=date_s(self._reader.heard.headers))
+
+    def _candles(self, ticker: str, timeframe: str, open_s: int, wanted: int) -> tuple[Candle, ...]:
         pair = self._pair(ticker)
-        wanted = min(PAGE_CANDLES, (until_s - open_s) // self._timeframe_s + 1)  # one more: it shows the last is final
-        candles = self._reader.read(
+        return self._reader.read(
             f"candles of {pair}",
             # parsed within the read: a row that lacks a number is an answer of unexpected form, to be asked for again
-            lambda: tuple(
-                map(_candle, self.client.fetch_ohlcv(pair, self._timeframe, since=open_s * 1000, limit=wanted))
-            ),
+            lambda: tuple(map(_candle, self.client.fetch_ohlcv(pair, timeframe, since=open_s * 1000, limit=wanted))),
         )
-        return Page(candles=candles, venue_now_s=date_s(self._reader.heard.headers))
 
     def _pair(self, ticker: str) -> str:
         return f"{ticker}/{self._quote}"
@@ -131,9 +160,14 @@ def _plain(value: object) -> str:
     return "0" if value is None else format(Decimal(str(value)).normalize(), "f")
 
 
-def _timeframe_text(client: Any, timeframe_s: int) -> str:
-    for text in client.timeframes or {}:
-        if client.parse_timeframe(text) == timeframe_s:
-            return str(text)
-    known = ", ".join(client.timeframes or {})
-    raise ConfigurationError(f"{client.id} has no candles of {timeframe_s} s", hint=f"it has {known}")
+def _timeframe_text(client: Any, timeframe_s: int) -> str | None:
+    texts = (str(text) for text in client.timeframes or {} if client.parse_timeframe(text) == timeframe_s)
+    return next(texts, None)
+
+
+def _required_timeframe(client: Any, timeframe_s: int) -> str:
+    text = _timeframe_text(client, timeframe_s)
+    if text is None:
+        known = ", ".join(client.timeframes or {})
+        raise ConfigurationError(f"{client.id} has no candles of {timeframe_s} s", hint=f"it has {known}")
+    return text

@@ -14,6 +14,10 @@ class MarketUnavailable(CappuccinoError):
         self.retry_after_s = retry_after_s
 
 
+class BadCandle(MarketUnavailable):
+    """The exchange gave a candle that no trades can make. It may yet correct it; nothing of that answer is kept."""
+
+
 class HistoryTooShort(ConfigurationError):
     """The venue does not serve candles as old as were asked for, whenever one asks.
 

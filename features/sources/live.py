@@ -3,18 +3,20 @@
 A candle is taken when it is final (`closing.final_until_s`) by the venue's own clock, which every answer carries, so
 neither a fast clock here nor a slow one there lets a forming candle through. Gaps inside a range are filled forward;
 its end is not: the range stops at the last bar that every ticker has, because a candle that is merely late must not be
-journalled as missing. Nothing is remembered between calls: a read gives the venue's newest word.
+journalled as missing. Nothing is remembered between calls: a read gives the venue's newest word, and of two candles for
+one time the later.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
-from features.bars import PRICE_COLUMNS, Bars, bars_from_candles, empty_bars, utc_text
+from features.bars import PRICE_COLUMNS, Bars, bars_from_candles, broken_rules, empty_bars, utc_text
 from features.sources.closing import Candle, final_until_s
-from features.sources.errors import HistoryTooShort
+from features.sources.errors import BadCandle, HistoryTooShort
 from features.venue_rules import VenueRules
 
 LEAD_BARS = 168  # read before the range, so that a gap at its start is filled from the last true close
@@ -63,8 +65,8 @@ class Venue(Protocol):
 class LiveSource:
     """Bars and true candles of `ticker/quote` pairs on one venue. clock_now_s: UTC epoch seconds.
 
-    Raises MarketUnavailable when the venue does not answer, HistoryTooShort for candles it no longer serves, and
-    ConfigurationError for pairs it lacks.
+    Raises MarketUnavailable when the venue does not answer or gives a candle that cannot be, HistoryTooShort for candles
+    it no longer serves, and ConfigurationError for pairs it lacks.
     """
 
     def __init__(
@@ -126,14 +128,26 @@ class LiveSource:
 
     def _read(self, ticker: str, after_s: int, stop_s: int) -> pd.DataFrame:
         """Final candles with `after_s < close <= stop_s`, one row each, in order of time."""
-        kept: list[Candle] = []
+        kept: dict[int, Candle] = {}
         if stop_s >= after_s + self._timeframe_s:
             for page in self._venue.pages(ticker, open_s=after_s, until_s=stop_s):
-                newest_s = kept[-1].open_s if kept else after_s - 1
                 final_s = min(stop_s, self._final_until_s(ticker, page))
-                kept += [c for c in page.candles if newest_s < c.open_s <= final_s - self._timeframe_s]
-        table = pd.DataFrame([astuple(c) for c in kept], columns=["time", *PRICE_COLUMNS, "volume"])
+                kept |= {c.open_s: c for c in page.candles if after_s <= c.open_s <= final_s - self._timeframe_s}
+        rows = [astuple(kept[open_s]) for open_s in sorted(kept)]
+        self._require_possible(ticker, rows)
+        table = pd.DataFrame(rows, columns=["time", *PRICE_COLUMNS, "volume"])
         return table.assign(time=pd.to_datetime(table["time"], unit="s", utc=True), ticker=ticker)
+
+    def _require_possible(self, ticker: str, rows: Sequence[tuple[float, ...]]) -> None:
+        values = np.array(rows, np.float64).reshape(-1, 6)
+        for broken, rule in broken_rules(*values[:, 1:].T):
+            if broken.any():
+                closing = utc_text(int(values[np.argmax(broken), 0]) + self._timeframe_s)
+                raise BadCandle(
+                    f"{self.name} gave a bad candle of {self.pair(ticker)} closing at {closing}: {rule}",
+                    hint="it is asked for again until the venue corrects it; if the venue never does, let "
+                    "market.history_bars begin after it, or take another market.exchange",
+                )
 
     def _final_until_s(self, ticker: str, page: Page) -> int:
         venue_now_s = self._venue_now_s() if page.venue_now_s is None else page.venue_now_s

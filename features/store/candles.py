@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.bars import PRICE_COLUMNS, Float, utc_text
+from features.bars import PRICE_COLUMNS, Float, broken_rules, utc_text
 from features.errors import DataError
 
 VALUE_COLUMNS = (*PRICE_COLUMNS, "volume")
@@ -71,17 +71,12 @@ class Candles:
     def __post_init__(self) -> None:
         if self.ohlcv.shape != (len(self.close_time_s), len(VALUE_COLUMNS)):
             raise DataError(f"ohlcv has shape {self.ohlcv.shape} for {len(self.close_time_s)} candles")
-        o, h, l, c, volume = self.ohlcv.T
         step = np.diff(self.close_time_s, prepend=self.close_time_s[:1] - 1)
         rules = (
             (step == 0, "there are two candles for one time"),
             (step < 0, "times are not in order"),
             (self.close_time_s % self.timeframe_s != 0, f"the time is off the {timeframe_text(self.timeframe_s)} grid"),
-            (~np.isfinite(self.ohlcv).all(axis=1), "a value is not finite"),
-            ((o <= 0) | (l <= 0) | (c <= 0), "a price is not positive"),
-            (h < np.maximum(o, c), "high is below open or close"),
-            (l > np.minimum(o, c), "low is above open or close"),
-            (volume < 0, "volume is negative"),
+            *broken_rules(*self.ohlcv.T),
         )
         for broken, rule in rules:
             if broken.any():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import CappuccinoError
-from features.sources.errors import MarketUnavailable
+from features.sources.errors import BadCandle, MarketUnavailable
 from features.store.candles import month_span
 from features.store.files import REPAIR, Damaged, read_month
 from features.store.fill import Filler
@@ -101,6 +101,8 @@ def _noting(failed: list[str]) -> Iterator[None]:
     """What cannot be mended is noted and the rest goes on; a venue that does not answer ends it all."""
     try:
         yield
+    except BadCandle as error:  # an answer, and no reason to leave the rest as it is
+        failed.append(str(error))
     except MarketUnavailable:
         raise
     except CappuccinoError as error:

@@ -109,7 +109,10 @@ class Filler:
         try:
             return Candles.of_source(table, timeframe_s=self.timeframe_s)
         except DataError as error:
-            raise DataError(f"{self.source.name} gave a bad candle of {self.source.pair(ticker)}: {error}") from error
+            raise DataError(
+                f"{self.source.name} gave a bad candle of {self.source.pair(ticker)}: {error}",
+                hint="check market.timeframe_s",  # the grid alone: a live source keeps the other rules itself
+            ) from error
 
     def _append(self, writer: Writer, ticker: str, fresh: Candles, answered: tuple[int, int]) -> Filled:
         added, revisions = writer.append(

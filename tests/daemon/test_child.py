@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,9 +73,28 @@ def test_the_world_bootstrap_needs_the_candles_that_it_draws_from() -> None:
     world = ["market.source=simulated", "simulation.world=bootstrap"]
     with pytest.raises(ConfigurationError, match=r"market\.recorded_path is empty .*draws from"):
         load_config(SHIPPED, [], world)
-    one, other = (load_config(SHIPPED, [], [*world, f"market.recorded_path={name}.parquet"]) for name in "xy")
-    assert one.simulation.world == "bootstrap"
-    assert venue_of(one) != venue_of(other), "two records are two markets to the store"
+    assert load_config(SHIPPED, [], [*world, "market.recorded_path=x.parquet"]).simulation.world == "bootstrap"
+
+
+def test_the_store_keeps_every_market_under_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = ("market.source=simulated",)
+    drawn = (*world, "simulation.world=bootstrap")
+    other_places = [tmp_path / "a" / "x.parquet", tmp_path / "b" / "x.parquet", tmp_path / "b" / "x.csv"]
+    records = [f"market.recorded_path={path}" for path in other_places]
+    markets = [
+        ("market.source=ccxt",), ("market.source=alpaca",), world,
+        *((*world, f"simulation.{other}") for other in ("world=sv", "seed=12", "oracle_sharpe=3.0")),
+        (*world, "simulation.start_utc=2022-01-01T00:00:00Z"), (*world, 'market.tickers=["BTC", "ETH"]'),
+        *((*drawn, record) for record in records), *(("market.source=recorded", record) for record in records),
+    ]  # fmt: skip
+    names = [venue_of(load_config(SHIPPED, [], list(market))) for market in markets]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+    longer = venue_of(load_config(SHIPPED, [], [*world, "simulation.bars=27000"]))
+    assert longer == names[2], "a longer world begins with the shorter one"
+    monkeypatch.chdir(tmp_path)
+    beside = "market.recorded_path=a/../a/x.parquet"
+    assert venue_of(load_config(SHIPPED, [], ["market.source=recorded", beside])) == names[-3]
 
 
 def test_a_reader_never_sees_half_a_file_while_writers_are_killed(tmp_path: Path) -> None:

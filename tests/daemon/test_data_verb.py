@@ -17,6 +17,7 @@ from binance_like import BinanceLike
 from rig import HOUR, START_S, TICKERS, truth_bars, with_gap
 
 from features.bars import Bars, candles_from_bars, utc_text
+from features.sources.simulated import simulate
 from features.store.candles import Candles
 from features.store.store import CandleStore
 
@@ -217,7 +218,25 @@ def test_recorded_and_simulated_markets_can_be_copied_into_the_store(tmp_path: P
     )
     command = [str(PROGRAM), "data", "download", "--json", "--state-dir", str(tmp_path), *settings]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert told["venue"] == "simulated-planted-seed11" and [row["candles"] for row in told["pairs"]] == [500, 500]
+    assert told["venue"].startswith("simulated-planted-seed11-")
+    assert [row["candles"] for row in told["pairs"]] == [500, 500]
+
+
+def test_two_records_of_one_name_are_two_markets_of_the_store(tmp_path: Path) -> None:
+    hashes = {}
+    for place, seed in (("one", 1), ("other", 2)):
+        bars = simulate(world="sv", seed=seed, bars=300, tickers=("BTC",), timeframe_s=HOUR, start_s=START_S)
+        record = tmp_path / place / "candles.parquet"
+        record.parent.mkdir()
+        candles_from_bars(bars).to_parquet(record)
+        settings = ["market.source=recorded", 'market.tickers=["BTC"]', f"market.recorded_path={record}"]
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        command = [str(PROGRAM), "data", "download", "--json", "--state-dir", str(tmp_path / "state"), *overrides]
+        told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        (row,) = told["pairs"]
+        assert (row["candles"], row["added"], row["revised"]) == (300, 300, [])
+        hashes[told["venue"]] = told["sha256"]
+    assert len(set(hashes)) == len(set(hashes.values())) == 2
 
 
 @pytest.mark.parametrize(

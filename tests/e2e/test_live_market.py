@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +12,19 @@ import pytest
 from binance_like import BinanceLike
 from desk import artifact, promote, trader
 from rig import HOUR, START_S, TICKERS, truth_bars
+from structlog.testing import capture_logs
 from venue_clock import VenueClock
 
 from daemon.child.clock import ManualClock
 from daemon.child.config import Config, parse
+from daemon.child.logs import get_logger
 from daemon.child.market import Waiting, bar_source, candle_store
 from features.bars import Bars
 from features.errors import ContractMismatch
 from features.store.fill import Filler
 from paper_trader import shown
 from paper_trader.journal import Journal
-from trainer.dataset import load_dataset
+from trainer.dataset import Dataset, awaited_dataset, load_dataset
 
 NOW = 2000
 
@@ -80,6 +82,32 @@ def test_a_study_whose_bars_are_gone_is_refused(venue: BinanceLike, tmp_path: Pa
     candle_store(tmp_path).shelf("binance", HOUR, "BTC-USDT").path.rename(tmp_path / "moved")
     with pytest.raises(ContractMismatch, match="not those that were pinned"):
         load_dataset(config, tmp_path, clock)
+
+
+def test_a_worker_waits_for_the_market_and_hears_a_stop_meanwhile(venue: BinanceLike, tmp_path: Path) -> None:
+    venue.instead[("ETH", START_S + 1500 * HOUR)] = [([10.0, 9.0, 8.0, 9.0], 1.0)]
+    told = list[str]()
+
+    def begun(should_stop: Callable[[], bool]) -> Dataset | None:
+        return awaited_dataset(
+            settings(venue), tmp_path, VenueClock(venue), log=get_logger(), tell=tell, should_stop=should_stop
+        )
+
+    def waited() -> int:
+        return told.count("the market does not answer")
+
+    def tell(note: str) -> None:
+        told.append(note)
+        if waited() > 30:
+            venue.instead.clear()
+
+    with capture_logs() as said:
+        assert begun(lambda: waited() >= 5) is None
+    assert [s["event"] for s in said if s["log_level"] == "warning"] == ["trainer.market_unavailable"]
+    dataset = begun(lambda: False)
+    assert dataset is not None and waited() >= 30
+    bars = dataset._everything
+    assert bars.sha256() == venue.truth.between(bars.first_close_s - HOUR, bars.last_close_s).sha256()
 
 
 @pytest.fixture

@@ -53,6 +53,25 @@ def test_a_venue_that_is_down_at_the_very_first_start_is_waited_for(tmp_path: Pa
     assert settled_bars(tmp_path) >= 1
 
 
+def test_a_candle_that_cannot_be_is_sat_out_until_the_venue_corrects_it(tmp_path: Path) -> None:
+    with BinanceLike(truth=truth_bars(NOW + 40), now_s=START_S + NOW * HOUR + 60.0) as venue:
+        config, clock = settings(venue.api_url), VenueClock(venue)
+
+        def hours(count: int) -> int:
+            until_s = venue.now_s + count * HOUR
+            trader(config, tmp_path, clock=clock, should_stop=lambda: venue.now_s >= until_s).run()
+            return settled_bars(tmp_path)
+
+        before = hours(2)
+        venue.instead[("ETH", int(venue.now_s // HOUR) * HOUR)] = [([10.0, 9.0, 8.0, 9.0], 1.0)]
+        with capture_logs() as said:
+            during = hours(4)
+        told = [s["error"] for s in said if s["event"] == "trader.market_unavailable"]
+        assert told and all("ETH-USDT" in text and "high is below open or close" in text for text in told)
+        venue.instead.clear()
+        assert before <= during <= before + 1 < during + 4 <= hours(2)
+
+
 def test_a_full_file_system_of_the_markets_own_is_waited_out_without_pestering_the_venue(tmp_path: Path) -> None:
     with (
         mounted("tmpfs", tmp_path / "market", size_mib=6) as market,

@@ -14,7 +14,7 @@ from world import random_bars
 
 from daemon.child.config import parse
 from daemon.child.market import feature_spec
-from features.errors import DataError
+from features.errors import ConfigurationError, DataError
 from trainer.dataset import Dataset
 from trainer.holdout import HoldoutToken, holdout_ledger
 from trainer.ledger import TrialLedger
@@ -151,6 +151,19 @@ def test_a_look_at_any_of_its_bars_is_charged_to_a_holdout_whichever_study_it_is
         for name, closes_s in {"a": (100, 200), "b": (110, 210), "c": (211, 300), "d": (200, 211), "e": (0, 99)}.items()
     ]
     assert openings == [1, 2, 1, 4, 1]
+
+
+def test_a_ledger_of_an_earlier_version_is_refused_by_file_and_line_before_anything_is_charged(tmp_path: Path) -> None:
+    trials, looks = TrialLedger(tmp_path / "ledger.jsonl"), holdout_ledger(tmp_path)
+    started(trials, 0)
+    trials.append({"event": "ended", "study": "s", "number": 0, "score": 1.0, "sharpe": 0.01, "failure": None})
+    looks.append({"event": "opened", "artifact": "a", "tickers": ["BTC"], "who": "test", "at_utc": "t"})
+    with pytest.raises(ConfigurationError, match=r"ledger\.jsonl: line 2 .*timeframe_s .*new state directory"):
+        trials.sharpe_variance(study="s", timeframe_s=3600)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"holdout\.jsonl: line 1 .*closes_s .*new state directory"):
+            looks.open(artifact="b", closes_s=(100, 200), who="test", at_utc="t")
+    assert len(looks.records()) == 1
 
 
 def test_a_record_that_just_fitted_on_a_full_disk_is_down_once_and_nobody_is_told_to_write_it_again(

@@ -15,6 +15,8 @@ from daemon.child.config import AccountConfig, Config, parse
 from daemon.child.logs import get_logger
 from daemon.child.progress import Progress
 from features.artifact import PolicyArtifact
+from features.chain import HashChain
+from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
 from trainer import ppo
 from trainer.dataset import load_dataset
@@ -63,6 +65,19 @@ def test_exactly_the_target_is_run_and_each_trial_is_on_record_everywhere(worked
     db = sqlite3.connect(f"file:{worked / 'study.db'}?mode=ro", uri=True)
     assert db.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (2,)
     db.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("ledger", {"event": "ended", "sharpe": 0.01}), ("holdout", {"event": "opened", "artifact": "a"})],
+)
+def test_a_worker_refuses_an_earlier_versions_ledger_before_it_begins(
+    tmp_path: Path, name: str, record: dict[str, Any]
+) -> None:
+    HashChain(tmp_path / f"{name}.jsonl").append(record)
+    with pytest.raises(ConfigurationError, match=rf"{name}\.jsonl: line 1 .*new state directory"):
+        worker(tmp_path, settings())
+    assert not (tmp_path / "study.db").exists()
 
 
 @pytest.mark.parametrize(("device", "begun"), [("cuda", 0), ("cpu", 1)])

@@ -122,13 +122,14 @@ class BinanceLike(Venue):
         ticker = query.get("symbol", "").removesuffix(self.quote)
         if ticker not in self.truth.tickers:
             return 400, {"code": -1121, "msg": "Invalid symbol."}
-        if INTERVAL_S.get(query.get("interval", "")) != self.truth.timeframe_s:
+        step_s = INTERVAL_S.get(query.get("interval", ""), 0)
+        if step_s < self.truth.timeframe_s:
             return 400, {"code": -1120, "msg": "Invalid interval."}
         limit = min(int(query.get("limit", "500")), self.most_candles)
         start_s, end_s = -(-int(query.get("startTime", "0")) // 1000), int(query.get("endTime", str(1 << 50))) // 1000
-        found = self.candles(ticker, from_s=start_s, until_s=end_s)
+        found = self.coarser(ticker, step_s, from_s=start_s, until_s=end_s)
         found = found[:limit] if "startTime" in query else found[-limit:]
-        step_ms = self.truth.timeframe_s * 1000
+        step_ms = step_s * 1000
         return 200, [
             [o * 1000, *map(repr, prices), repr(volume), o * 1000 + step_ms - 1, "0", 1, "0", "0", "0"]
             for o, prices, volume in found

@@ -54,7 +54,8 @@ def with_gap(bars: Bars, ticker: int | slice, start: int, stop: int) -> Bars:
 def live_source(
     client: str, venue: Venue, *, waits: Callable[[float], None] | None = None,
     clock_now_s: Callable[[], float] | None = None, history_bars: int = 5000, tickers: tuple[str, ...] = TICKERS,
-    beat: Callable[[], None] = lambda: None, grace_s: float = 20.0, timeout_s: float = PATIENT_S, **more: Any,
+    beat: Callable[[], None] = lambda: None, grace_s: float = 20.0, timeout_s: float = PATIENT_S,
+    timeframe_s: int = HOUR, **more: Any,
 ) -> LiveSource:  # fmt: skip
     """A source of `client` (a key of CLIENTS) on a running venue; its clock is the venue's unless given."""
     now_s = clock_now_s or (lambda: venue.now_s)
@@ -62,7 +63,7 @@ def live_source(
         clock_now_s=now_s, sleep=Waits() if waits is None else waits, jitter=np.random.default_rng(1), beat=beat
     )
     shared = {
-        "quote": venue.quote, "tickers": tickers, "timeframe_s": HOUR, "api_url": venue.api_url, "timeout_s": timeout_s,
+        "quote": venue.quote, "tickers": tickers, "timeframe_s": timeframe_s, "api_url": venue.api_url, "timeout_s": timeout_s,
         "keys": KEYS if "alpaca" in client else None, **more,
     }  # fmt: skip
     adapter: AlpacaVenue | CcxtVenue
@@ -72,6 +73,6 @@ def live_source(
         adapter = CcxtVenue(ports, exchange=client.removeprefix("ccxt:"), **shared)
         adapter.client.enableRateLimit = False  # the venue is ours; kraken's second between two requests adds up
     return LiveSource(
-        adapter, tickers=tickers, quote=venue.quote, timeframe_s=HOUR, grace_s=grace_s, history_bars=history_bars,
+        adapter, tickers=tickers, quote=venue.quote, timeframe_s=timeframe_s, grace_s=grace_s, history_bars=history_bars,
         clock_now_s=now_s,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
 from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
@@ -92,7 +93,8 @@ class Venue:
     now_s: what the venue believes the time is; decides which candles exist and what the Date header says.
     forming: whether the candle of the current bar is shown. late: tickers whose newest closed candle (and so the
     forming one) is not published yet. requests: (path, query) in order of arrival. keys: header names in order of
-    arrival that carried a key, to see that none was sent where none belongs.
+    arrival that carried a key, to see that none was sent where none belongs. instead: (ticker, open time) → what is
+    shown in that candle's place: as many (prices, volume) as there are.
     """
 
     CANDLES: ClassVar[str]
@@ -103,6 +105,7 @@ class Venue:
     dated: bool = True
     forming: bool = True
     late: set[str] = field(default_factory=set)
+    instead: dict[tuple[str, int], list[tuple[list[float], float]]] = field(default_factory=dict)
     faults: deque[Fault | None] = field(default_factory=deque)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -154,7 +157,24 @@ class Venue:
             volume = float(truth.volume[t, n])
             if truth.close_time_s[t] > self.now_s:
                 prices, volume = [prices[0], prices[0] * FORMING_FACTOR, prices[0], prices[0] * FORMING_FACTOR], 0.001
-            found.append((int(opened_s[t]), prices, volume))
+            shown = self.instead.get((ticker, int(opened_s[t])), [(prices, volume)])
+            found += [(int(opened_s[t]), *candle) for candle in shown]
+        return found
+
+    def coarser(
+        self, ticker: str, step_s: int, *, from_s: int = 0, until_s: int = 1 << 40
+    ) -> list[tuple[int, list[float], float]]:
+        """As `candles`, of step_s each: a multiple of the truth's."""
+        if step_s == self.truth.timeframe_s:
+            return self.candles(ticker, from_s=from_s, until_s=until_s)
+        fine = self.candles(
+            ticker, from_s=-(-from_s // step_s) * step_s, until_s=until_s // step_s * step_s + step_s - 1
+        )
+        found = []
+        for opened_s, parts in groupby(fine, key=lambda row: row[0] // step_s * step_s):
+            rows = list(parts)
+            o, h, l, c = zip(*(prices for _, prices, _ in rows), strict=True)
+            found.append((opened_s, [o[0], max(h), min(l), c[-1]], sum(volume for *_, volume in rows)))
         return found
 
     def __enter__(self) -> Self:
