@@ -9,7 +9,7 @@ from typing import Any
 
 from daemon.child.clock import Clock
 from daemon.child.config import Config
-from daemon.lifecycle import Child, Fleet
+from daemon.lifecycle import Child, Fleet, may_start
 from daemon.status.reading import StatusReader
 from features.files import publish
 
@@ -39,7 +39,7 @@ class Picture:
 
     def record(self, fleet: Fleet, *, state: str, now_s: float) -> dict[str, Any]:
         return self._reader.gather(
-            [self._child(c, now_s) for c in fleet.children], state=state, pid=os.getpid(),
+            [self._child(fleet, c, now_s) for c in fleet.children], state=state, pid=os.getpid(),
             up_s=round(now_s - self._began_s, 1), written_utc=self._clock.now_utc().isoformat(), finished=fleet.is_finished,
         )  # fmt: skip
 
@@ -55,12 +55,13 @@ class Picture:
         with contextlib.suppress(OSError):  # a full disk: the socket still answers, and `status` calls the file stale
             publish(self._state_dir / "status.json", json.dumps(self.record(fleet, state=state, now_s=now_s)).encode())
 
-    def _child(self, c: Child, now_s: float) -> dict[str, Any]:
+    def _child(self, fleet: Fleet, c: Child, now_s: float) -> dict[str, Any]:
+        next_start_s = round(max(0.0, c.due_s - now_s), 1) if may_start(fleet, c) else None
         beat = self._beats.get(c.spec.name, {})
         return {
             "name": c.spec.name, "kind": c.spec.kind, "state": c.state.value, "pid": c.pid, "ready": c.ready,
             "for_s": round(now_s - c.since_s, 1), "failures": c.failures, "restarts": len(c.restarts_s),
-            "flapping": c.is_flapping(now_s), "next_start_s": round(max(0.0, c.due_s - now_s), 1),
+            "flapping": c.is_flapping(now_s), "next_start_s": next_start_s,
             "silent_s": round(now_s - c.progress_s, 1), "last_exit": c.last_exit, "reason": c.reason,
             "rss_bytes": c.rss_bytes, "note": beat.get("note", ""), "facts": beat.get("facts", {}),
         }  # fmt: skip

@@ -100,7 +100,7 @@ def _is_up(child: dict[str, Any] | None, old_pid: int | None) -> bool:
     """A new process that has finished starting, or has at least not died of what it found when it started."""
     if child is None or child["pid"] == (old_pid or -1):
         return False
-    settled = child["state"] in ("finished", "stopped")
+    settled = child["state"] in ("finished", "stopped") and child["next_start_s"] is None
     return settled or (child["state"] in ("running", "draining") and (child["ready"] or child["for_s"] > SETTLED_S))
 
 

@@ -40,6 +40,7 @@ class Daemon:
 class Child:
     """One child. for_s: in this state; silent_s: since it last got something done; note, facts: from its last beat.
 
+    next_start_s: until it is started again, None where nothing but an operator would; at the earliest, as starts are paced.
     reason: why it was given up, "" otherwise. rss_bytes: of its process group, None before the first look.
     """
 
@@ -51,7 +52,7 @@ class Child:
     failures: int = 0
     restarts: int = 0
     flapping: bool = False
-    next_start_s: float = 0.0
+    next_start_s: float | None = None
     silent_s: float = 0.0
     last_exit: str = ""
     reason: str = ""

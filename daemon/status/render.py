@@ -83,7 +83,8 @@ def _headline(status: Status, paint: Paint) -> str:
 def _child(c: Child, width: int, paint: Paint) -> Iterator[str]:
     mark, code = _CHILDREN.get(c.state, ("✖", "red"))
     parts = [f"{mark} {c.name:<13}{c.state:<9}"]
-    parts.append(f"starts in {c.next_start_s:.0f} s" if c.state == "backoff" else span(c.for_s))
+    waits = c.state == "backoff" and c.next_start_s is not None
+    parts.append(f"starts in {c.next_start_s:.0f} s" if waits else span(c.for_s))
     if c.restarts:
         parts.append(f"{c.restarts} restart{'s' if c.restarts > 1 else ''}")
     first = "  ".join(parts)

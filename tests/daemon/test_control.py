@@ -220,6 +220,16 @@ def test_a_reload_restarts_those_and_leaves_the_others_alone(tmp_path: Path) -> 
             assert all(in_force[s][k] == v for s, keys in change.items() for k, v in keys.items())
 
 
+def test_a_reload_is_over_when_the_last_of_those_that_start_one_after_the_other_is_up(tmp_path: Path) -> None:
+    pace = {"daemon": {"spawn_pace_s": 1.0}}
+    with staged(tmp_path, ALL, study={"workers": 3}, **pace) as stage:
+        before = stage.pids()
+        stage.configure(study={"workers": 3, "train_steps": 7000}, **pace)
+        assert stage.ctl("reload", "--wait").returncode == 0
+        after = stage.pids()
+        assert set(after) == set(before) and sum(after[n] != before[n] for n in before) == 3
+
+
 def test_a_reload_says_when_a_child_cannot_live_with_the_new_configuration(tmp_path: Path) -> None:
     with staged(tmp_path, {"worker": ("work", ""), "paper_trader": ("work", "")}, study={"workers": 1}) as stage:
         (tmp_path / "parts.json").write_text(json.dumps({"worker": ["die", "78"], "paper_trader": ["work", ""]}))

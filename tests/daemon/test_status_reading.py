@@ -187,6 +187,7 @@ def _on_a_terminal(words: list[str], environment: dict[str, str], *, ending: str
     """Run cappuccinoctl on a pseudo-terminal of its own; with `ending`, press it once something was drawn."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs the tests in the background ignores it
         kept = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         command = [sys.executable, "-P", "-m", "daemon", *words]
         os.execve(sys.executable, command, {**kept, "TERM": "xterm", **environment})
