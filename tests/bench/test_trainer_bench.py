@@ -195,9 +195,8 @@ def test_ppo_end_to_end_beside_stable_baselines3(problem: Problem, width: int) -
     peers = {
         "stable-baselines3, DummyVecEnv": sb3_update(problem, width),
         "stable-baselines3, SubprocVecEnv": sb3_update(problem, width, subprocesses=True),
+        "stable-baselines3, our per_asset network": sb3_update(problem, width, our_network=True),
     }
-    if width < WIDEST:  # there it would take minutes an update
-        peers["stable-baselines3, our per_asset network"] = sb3_update(problem, width, our_network=True)
     ours = {
         "per_asset, 512 accounts walk the same bars": our_update(
             problem, "per_asset", width, accounts=512, per_group=512
