@@ -34,7 +34,7 @@ SOURCES = {
 class Drift:
     """by: source → fraction of equity gained (negative: lost) against the replay, summed over `bars` bars.
 
-    revised_bars: how many the venue gives otherwise now; None when it was not asked.
+    revised_bars: how many the venue gives otherwise now; None when it did not give all of them.
     """
 
     bars: int
@@ -54,8 +54,10 @@ def drift(journal: Journal, artifacts: Path, *, today: Bars | None) -> Drift:
 
 
 def text(found: Drift) -> str:
-    revised = "not asked" if found.revised_bars is None else f"{found.revised_bars} bars revised since"
-    lines = [f"paper account less replay over {found.bars} bars, % of equity ({revised})"]
+    revised = "unknown" if found.revised_bars is None else str(found.revised_bars)
+    lines = [
+        f"paper account less replay over {found.bars} bars, % of equity (bars that the venue gives otherwise today: {revised})"
+    ]
     lines += [f"  {100 * found.by[name]:>+9.4f}  {name}: {what}" for name, what in SOURCES.items()]
     return "\n".join([*lines, f"  {100 * sum(found.by.values()):>+9.4f}  in all"])
 

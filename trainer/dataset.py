@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from trainer.evaluate import Arena
 from trainer.holdout import HoldoutToken
 from trainer.splits import CombinatorialSplit, Fold, Roles, cpcv, roles, walk_forward
 
-RETRY_S, POLL_S = 15.0, 1.0  # where the market names no time
+RETRY_S = 15.0  # where the market names no time
 CROSS_GROUPS, CROSS_TESTS = 6, 2  # 15 splits that join into 5 paths
 
 
@@ -147,19 +148,17 @@ def awaited_dataset(
     tell: shows that the worker is alive and what it waits for. To end instead would count as a crash, and a worker that
     crashes more than a few times is given up.
     """
-    while True:
+    silent = Waiting(clock=clock, beat=lambda: tell("the market does not answer"), should_stop=should_stop)
+    while not should_stop():
         try:
             return load_dataset(config, state_dir, clock, beat=lambda: tell("loading data"), should_stop=should_stop)
         except MarketUnavailable as error:
-            pause_s = error.retry_after_s or RETRY_S
-            if not should_stop():
-                log.warning("trainer.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
-        until_s = clock.monotonic_s() + pause_s
-        while (left_s := until_s - clock.monotonic_s()) > 0.0:
             if should_stop():
-                return None
-            tell("the market does not answer")
-            clock.sleep(min(POLL_S, left_s))
+                break
+            log.warning("trainer.market_unavailable", error=str(error), retry_after_s=error.retry_after_s)
+            with suppress(MarketUnavailable):  # a stop was asked for
+                silent.sleep(error.retry_after_s or RETRY_S)
+    return None
 
 
 def load_dataset(

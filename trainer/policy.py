@@ -129,8 +129,8 @@ def multiplies_bf16(device: str) -> bool:
 class _Tanh(torch.autograd.Function):
     """tanh of float32 in the memory of its argument, as 2σ(2x) − 1, with tanh's own gradient 1 − y².
 
-    torch's tanh is MKL's on a processor, six times as slow as its logistic function; left to autograd, the gradient
-    of the detour would take three passes over the memory instead of one.
+    torch's tanh is MKL's on a processor, on some six times as slow as its logistic function; left to autograd, the
+    gradient of the detour would take three passes over the memory instead of one.
     """
 
     @staticmethod

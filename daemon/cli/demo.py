@@ -103,7 +103,7 @@ class _Watcher:
 
     def _show(self, status: Status, at_s: float) -> None:
         study, champion, paper = status.study, status.champion, status.paper
-        fresh = {"complete": study.complete, "failed": study.failed, "champion": champion and champion.reason}
+        fresh = {"finished": study.finished, "champion": champion and champion.reason}
         if fresh == self._printed and at_s < self._line_due_s:
             return
         if champion and fresh["champion"] != self._printed.get("champion"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from desk import opened, trader
 
-from paper_trader.drift import Drift, drift
+from paper_trader.drift import Drift, drift, text
 from paper_trader.journal import Journal
 
 
@@ -27,6 +27,9 @@ def test_an_embedded_account_without_limits_is_its_replay_until_the_venue_revise
     exact = found(tmp_path)
     assert exact.bars == 200 and exact.revised_bars == 0
     assert exact.by == pytest.approx(dict.fromkeys(exact.by, 0.0), abs=1e-12)
+    assert "otherwise today: 0)" in text(exact) and "otherwise today: unknown)" in text(
+        replace(exact, revised_bars=None)
+    )
     other = found(tmp_path, revised=1.03)
     assert other.revised_bars == 1 and abs(other.by["revised data"]) > 1e-6
     assert {n: v for n, v in other.by.items() if n != "revised data"} == pytest.approx(
