@@ -142,7 +142,7 @@ class _Tanh(torch.autograd.Function):
         if x.dtype == torch.float32:
             np.tanh(whole.numpy(), out=whole.numpy())
             return x
-        for part in whole.view(-1).split(IN_CACHE):
+        for part in torch.split(whole.view(-1), IN_CACHE):
             y = part.float()
             np.tanh(y.numpy(), out=y.numpy())
             part.copy_(y)
