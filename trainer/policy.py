@@ -267,8 +267,9 @@ class _Dense(nn.Module):
     def hidden(self, market: Tensor, account: Tensor) -> Tensor:
         seen = market if len(self._columns) == market.shape[-1] else market[..., self._columns]
         with products_of(self.hidden_2):
-            hidden: Tensor = squashed(self.hidden_2(_market_and_account(self.hidden_1, seen, account))).float()
-        return hidden
+            first = _market_and_account(self.hidden_1, seen, account)
+            second = squashed(self.hidden_2(first.flatten(end_dim=-2)))
+        return second.float().view(first.shape)
 
 
 class MlpPolicy(_Dense):

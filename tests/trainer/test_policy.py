@@ -99,6 +99,18 @@ def test_a_layer_in_bfloat16_is_squashed_to_the_nearest_bfloat16_and_so_is_its_g
 
 
 @pytest.mark.parametrize("policy", ["per_asset", "mlp"])
+def test_no_gradient_is_copied_because_a_layer_wrote_over_a_view(policy: Network) -> None:
+    made, market, account = agent(policy), torch.randn(2, LAYOUT.market_size), torch.rand(2, 3, LAYOUT.n_assets + 3)
+    waiting, names = [made.policy(market, account).grad_fn, made.critic(market, account).grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            names.add(node.name())
+            waiting += [n for n, _ in node.next_functions]
+    assert "_TanhBackward" in names and not any("CopySlices" in n for n in names)
+
+
+@pytest.mark.parametrize("policy", ["per_asset", "mlp"])
 def test_a_policy_reads_the_newest_rows_up_to_its_lookback_and_no_others(policy: Network) -> None:
     trading = build_actor(policy, STACKED, 16, agent(policy, lookback=2).policy.export())
     observation = np.random.default_rng(1).normal(size=STACKED.size).astype(np.float32)
