@@ -60,15 +60,17 @@ class SharedStudy:
         """
         self._recovered = recovered
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
-        self._sampler = ConfinedSampler(startup_trials=startup_trials, seed=seed)
         self._pairing = Pairing(
             state_dir=state_dir, study=name, route=route, share=advice_share, startup_trials=startup_trials, seed=seed
         )
         with self._locked():
             self.study = optuna.create_study(
-                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True,
-                sampler=self._sampler,
-            )  # fmt: skip
+                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True
+            )
+            # seeded alike in every life of its worker, it would draw the first life's random trials again
+            own_trials = sum(t.user_attrs.get("worker") == worker for t in self.study.get_trials(deepcopy=False))
+            self._sampler = ConfinedSampler(startup_trials=startup_trials, seed=seed + own_trials)
+            self.study.sampler = self._sampler
             stored = self.study.user_attrs
             if "begun" not in stored:  # or its first worker was killed over it
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():

@@ -20,14 +20,14 @@ IDENTITY = StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{
 
 
 def opened(
-    state_dir: Path, worker: str = "worker-0", *, target: int = 3, identity: StudyIdentity = IDENTITY
+    state_dir: Path, worker: str = "worker-0", *, target: int = 3, identity: StudyIdentity = IDENTITY, startup: int = 2
 ) -> SharedStudy:
     return SharedStudy(
         state_dir=state_dir,
         name="s",
         worker=worker,
         target_trials=target,
-        startup_trials=2,
+        startup_trials=startup,
         seed=1,
         identity=identity,
         route=ROUTE,
@@ -99,6 +99,18 @@ def test_a_study_begun_on_other_data_refuses_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="data_sha256") as caught:
         opened(tmp_path, identity=other)
     assert caught.value.exit_code == 78
+
+
+def test_a_worker_that_starts_again_draws_other_random_trials_than_in_its_life_before(tmp_path: Path) -> None:
+    drawn = []
+    for _ in range(3):
+        study = opened(tmp_path, target=9, startup=9)
+        for _ in range(3):
+            trial = study.next_trial()
+            assert trial is not None
+            drawn.append(ROUTE.suggest(trial))
+            study.finish(trial, score=1.0, failure=None, seconds=1.0)
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> None:
