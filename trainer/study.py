@@ -144,13 +144,18 @@ class SharedStudy:
         target = self._target_under(Standing.read(self._state_dir, self._name))
         return {**counts, "finished": _finished(trials), "target": target}
 
-    def judged(self) -> int:
-        """How many trials were finished at the last judgement; 0 before the first."""
-        path = self._judged_path
-        return int(json.loads(path.read_bytes())["finished"]) if path.exists() else 0
+    def judged(self, *, complete: bool = False) -> int:
+        """How many trials were finished at the last judgement, or at the last one of a complete study; 0 before it.
 
-    def mark_judged(self, finished: int) -> None:
-        write_atomic(self._judged_path, json.dumps({"finished": finished}).encode())
+        A milestone says less than the end does, and a study may be made to end where a milestone was judged.
+        """
+        path = self._judged_path
+        record = json.loads(path.read_bytes()) if path.exists() else {}
+        return int(record.get("complete" if complete else "finished", 0))
+
+    def mark_judged(self, finished: int, *, complete: bool) -> None:
+        record = {"finished": finished, "complete": finished if complete else self.judged(complete=True)}
+        write_atomic(self._judged_path, json.dumps(record).encode())
 
     def _target_under(self, standing: Standing) -> int:
         return self._target if standing.target is None else min(self._target, standing.target)

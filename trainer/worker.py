@@ -161,7 +161,7 @@ class Worker:
         every, finished = self.config.promotion.every_trials, progress["finished"]
         complete = finished >= progress["target"]
         due = progress["target"] if complete else finished // every * every
-        if not self.config.promotion.automatic or self.study.judged() >= due:
+        if not self.config.promotion.automatic or self.study.judged(complete=complete) >= due:
             return
         judge = Judge(
             config=self.config, state_dir=self.state_dir, dataset=self.dataset, clock=self.clock,
@@ -173,10 +173,12 @@ class Worker:
 
         def settle(judgement: Judgement) -> None:
             judge.publish(judgement)
-            self.study.mark_judged(due)
+            self.study.mark_judged(due, complete=complete)
 
         judgement = self._durably(
-            lambda: judge.judge(complete=complete, due=lambda: self.study.judged() < due, settle=settle)
+            lambda: judge.judge(
+                complete=complete, due=lambda: self.study.judged(complete=complete) < due, settle=settle
+            )
         )
         if judgement is not None:
             self.log.info("judge.ended", champion=judgement.champion, holds=judgement.holds, reason=judgement.reason)

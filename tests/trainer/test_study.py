@@ -115,8 +115,12 @@ def test_a_worker_that_starts_again_draws_other_random_trials_than_in_its_life_b
 
 def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> None:
     assert opened(tmp_path).judged() == 0
-    opened(tmp_path).mark_judged(2)
+    opened(tmp_path).mark_judged(2, complete=False)
     assert opened(tmp_path, "worker-1").judged() == 2
+    assert opened(tmp_path).judged(complete=True) == 0
+    opened(tmp_path).mark_judged(3, complete=True)
+    opened(tmp_path).mark_judged(4, complete=False)
+    assert (opened(tmp_path).judged(), opened(tmp_path).judged(complete=True)) == (4, 3)
 
 
 def test_a_trial_killed_while_it_drew_still_has_what_waited_for_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_a_full_card_holds_the_workers_that_train_on_it_and_no_others(tmp_path: 
     with Lock(tmp_path / "run" / "worker-0.lock"):
         worker(tmp_path, settings(target_trials=1, device=device), should_stop=lambda: next(looks) > 0).run()
     assert TrialLedger(tmp_path / "ledger.jsonl").count() == begun
+
+
+def test_a_study_that_ends_where_a_milestone_was_judged_is_judged_once_more_as_a_complete_one(
+    worked: Path, tmp_path: Path
+) -> None:
+    state_dir = tmp_path / "stopped"  # at its second trial, by advice or by a smaller study.target_trials
+    shutil.copytree(worked, state_dir)
+    promotion = replace(settings().promotion, automatic=True, every_trials=1, seeds=1, cross_validated=0)
+    once = worker(state_dir, replace(settings(), promotion=promotion))
+    once.study.mark_judged(2, complete=False)
+    once.judge_if_due()
+    once.judge_if_due()
+    assert len(list((state_dir / "reports").glob("judgement-*.json"))) == 1
+    assert once.study.judged(complete=True) == 2
 
 
 def test_more_seeds_make_the_score_surer_and_no_longer_record(worked: Path, tmp_path: Path) -> None:
