@@ -185,6 +185,7 @@ class Judge:
     def _verdict(self, evidence: Evidence, trials: Sequence[Mapping[str, Any]]) -> Verdict:
         """Every gate but the hold-out's."""
         promotion, candidate, rng = self.config.promotion, evidence.candidate, self._rng()
+        self.beat(f"measuring the gates of {candidate.name}")
         configured = self._compared(evidence, self.config.costs.fee_bps)
         returns = self._returns(trials)
         step_s = self.dataset.spec.timeframe_s
