@@ -25,6 +25,7 @@ from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 6  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
+STUDY_DB = "study.db"
 SCREENED_STEP, PRUNED_STEP = 0, 1  # of the values that the sampler learns from without a score
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -40,6 +41,14 @@ class StudyIdentity:
     def differences(self, stored: dict[str, Any]) -> list[str]:
         mine = {**self.to_dict(), "code_semantics": CODE_SEMANTICS}
         return [f"{k}: stored {stored.get(k)}, now {v}" for k, v in mine.items() if stored.get(k) != v]
+
+    def require(self, stored: dict[str, Any], name: str) -> None:
+        """ConfigurationError names what differs from the study of that name."""
+        if lines := self.differences(stored):
+            raise ConfigurationError(
+                f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
+                hint="give study.name another value; trials of the old study keep counting in the ledger",
+            )
 
     def to_dict(self) -> dict[str, str]:
         return {"data_sha256": self.data_sha256, "fingerprint": self.fingerprint, "settings": self.settings}
@@ -80,11 +89,8 @@ class SharedStudy:
                 if not self.study.get_trials(deepcopy=False):
                     self.study.enqueue_trial(route.first())
                 self.study.set_user_attr("begun", True)
-            elif lines := identity.differences(stored):
-                raise ConfigurationError(
-                    f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
-                    hint="give study.name another value; trials of the old study keep counting in the ledger",
-                )
+            else:
+                identity.require(stored, name)
 
     def next_trial(self) -> optuna.Trial | None:
         """Claim a trial, or None when the target is reached or all that is missing is being run by others."""
@@ -228,6 +234,15 @@ class SharedStudy:
             yield
 
 
+def require_same_study(state_dir: Path, name: str, identity: StudyIdentity) -> None:
+    """ConfigurationError when there is a study of that name and it was begun on other data or settings."""
+    if not (state_dir / STUDY_DB).exists():  # asking SQLite would make one
+        return
+    found = optuna.get_all_study_summaries(storage_url(state_dir), include_best_trial=False)
+    for stored in (s.user_attrs for s in found if s.study_name == name and "begun" in s.user_attrs):
+        identity.require(stored, name)
+
+
 def first_number(trial: FrozenTrial) -> int:
     """The number under which these parameters were first tried: retries keep its checkpoints."""
     return int(trial.user_attrs.get("first_number", trial.number))
@@ -244,7 +259,7 @@ def paired(trial: FrozenTrial) -> dict[str, int]:
 
 
 def storage_url(state_dir: Path) -> str:
-    return f"sqlite:///{state_dir / 'study.db'}"
+    return f"sqlite:///{state_dir / STUDY_DB}"
 
 
 def trial_dir(state_dir: Path, study: str, number: int) -> Path:

@@ -20,6 +20,7 @@ from features.chain import HashChain
 from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
 from trainer import ppo
+from trainer.__main__ import main
 from trainer.dataset import load_dataset
 from trainer.evaluate import run_policy
 from trainer.ledger import TrialLedger
@@ -236,6 +237,18 @@ def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
     assert "settings" in str(caught.value)
     with pytest.raises(Exception, match="initial_cash"):  # what a bar's volume allows depends on it
         worker(worked, replace(settings(), account=AccountConfig(initial_cash=1e8)))
+
+
+def test_a_study_is_not_judged_under_settings_that_are_not_its_own(
+    worked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state_dir = tmp_path / "copy"
+    shutil.copytree(worked, state_dir)
+    dearer = replace(settings(), costs=replace(settings().costs, slippage_bps=200.0))
+    write_atomic(state_dir / "other.json", dearer.to_json().encode())
+    assert main(["judge", "--config", str(state_dir / "other.json"), "--state-dir", str(state_dir)]) == 78
+    assert "slippage_bps" in capsys.readouterr().err
+    assert not (state_dir / "trials" / "s" / "evidence").exists()  # a later judgement would have read it as its own
 
 
 def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_counts_everywhere(
