@@ -3,7 +3,6 @@
 The advisor asks for them as a program and never computes them itself: one implementation judges and reports.
 """
 
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.files import write_atomic
+from trainer.arrays import npz
 from trainer.baselines import FIXED_BASELINE
 from trainer.gates import MEAN_BLOCK_BARS, PBO_MIN_TRIALS
 from trainer.ledger import TrialLedger
@@ -90,12 +90,11 @@ def save_compared(folder: Path, returns: Mapping[str, Float], *, bounds: Collect
 
     folder: the study's, for another study's bars are others, though there be as many. bounds: baselines with hindsight.
     """
-    data = io.BytesIO()
-    np.savez_compressed(
-        data, names=np.array(list(returns)), returns=np.stack(list(returns.values())),
+    data = npz(
+        names=np.array(list(returns)), returns=np.stack(list(returns.values())),
         bound=np.array([n in bounds for n in returns]),
     )  # fmt: skip
-    write_atomic(folder / COMPARED, data.getvalue())
+    write_atomic(folder / COMPARED, data)
 
 
 def _compared(folder: Path) -> tuple[dict[str, Float], dict[str, Float]]:

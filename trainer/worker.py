@@ -20,6 +20,7 @@ from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
 from features.files import read_json, write_atomic
 from trainer import ppo
+from trainer.arrays import npz
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, over_seeds, pooled, run_policy
@@ -331,7 +332,7 @@ class Worker:
             facts |= {"objective": result.objective, "sharpe": _sharpe(result.run)}
         if isinstance(result, TrialResult):
             folder = trial_dir(self.state_dir, study, number)
-            self._durably(lambda: np.savez_compressed(folder / "returns.npz", returns=result.returns))
+            self._durably(lambda: write_atomic(folder / "returns.npz", npz(returns=result.returns)))
             facts |= {
                 "score": result.objective,
                 "artifact": result.artifact.name,

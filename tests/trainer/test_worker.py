@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -26,7 +27,7 @@ from trainer.evaluate import run_policy
 from trainer.ledger import TrialLedger
 from trainer.parity import parity
 from trainer.score import excess_t
-from trainer.worker import Worker
+from trainer.worker import TrialResult, Worker
 
 
 def settings(*, n_folds: int = 2, **study: Any) -> Config:
@@ -185,6 +186,19 @@ def test_a_study_of_stacked_rows_trains_from_its_first_whole_stack_and_its_decis
     assert (record["state"], record["failure"]) == ("COMPLETE", None)
     saved = PolicyArtifact.load(tmp_path / "artifacts" / record["artifact"])
     assert saved.spec.stack_bars == 3 and parity(saved, working.dataset, working.arena).passed
+
+
+def test_a_trials_returns_are_whole_on_disk_before_its_record_names_them(worked: Path, tmp_path: Path) -> None:
+    state_dir = tmp_path / "copy"
+    shutil.copytree(worked, state_dir)
+    working, path = worker(state_dir, settings()), state_dir / "trials" / "s" / "1" / "returns.npz"
+    before = path.read_bytes()
+    os.link(path, state_dir / "linked")
+    run = working._baseline[0]
+    result = TrialResult(artifact=Path("a"), fold_artifacts=(), run=run, returns=run.returns, objective=0.0)
+    working._record(1, result, None, seconds=1.0)
+    assert np.array_equal(np.load(path)["returns"], run.returns)
+    assert (state_dir / "linked").read_bytes() == before  # replaced as one step, not written over
 
 
 def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
