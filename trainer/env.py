@@ -50,7 +50,12 @@ class PortfolioEnv(gymnasium.Env[F32, F32]):
         self._env = problem.batched(groups=1, accounts_per_group=1, seed=0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[F32, dict[str, Any]]:
+        unseeded = self._np_random is None
         super().reset(seed=seed, options=options)
+        if seed is None and unseeded:
+            seed = int(
+                self.np_random.integers(2**63)
+            )  # Gymnasium's rule: copies that nobody seeded play each their own
         if seed is not None:
             self._env.generator.manual_seed(seed)
         self._env.restart()
@@ -78,7 +83,12 @@ class PortfolioVectorEnv(VectorEnv[F32, F32, NDArray[Any]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[F32, dict[str, Any]]:
         """One generator drives all accounts, so `seed` is one number."""
+        unseeded = self._np_random is None
         super().reset(seed=seed, options=options)
+        if seed is None and unseeded:
+            seed = int(
+                self.np_random.integers(2**63)
+            )  # Gymnasium's rule: copies that nobody seeded play each their own
         if seed is not None:
             self._env.generator.manual_seed(seed)
         self._env.restart()

@@ -4,7 +4,6 @@ All of it is pieces that the study's workers share and that outlive them (`train
 again, or that meets the same configuration at the next milestone, computes nothing twice.
 """
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from daemon.child.config import Config
 from features.artifact import PolicyArtifact, ensemble
 from features.files import read_json
+from trainer.arrays import npz
 from trainer.baselines import run_baselines
 from trainer.candidates import Candidate, Replicate
 from trainer.dataset import Dataset
@@ -178,9 +178,7 @@ def packed(runs: Mapping[str, Run]) -> bytes:
     for i, run in enumerate(runs.values()):
         arrays[f"{i}.series"] = np.stack([run.returns, run.cash_weight])
         arrays[f"{i}.totals"] = np.array([run.turnover, run.fees, run.n_fills])
-    with io.BytesIO() as file:
-        np.savez_compressed(file, **arrays)
-        return file.getvalue()
+    return npz(**arrays)
 
 
 def unpacked(path: Path, initial_cash: float) -> dict[str, Run]:

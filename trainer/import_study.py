@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from features.errors import ConfigurationError
 from features.files import write_atomic
@@ -61,8 +64,7 @@ class Imported:
 
 def read_study(database: str, name: str) -> Imported:
     """ConfigurationError when there is no such study, or several and none was named."""
-    url = database if "://" in database else f"sqlite:///{_existing(Path(database))}"
-    storage = optuna.storages.RDBStorage(url, skip_compatibility_check=False)
+    storage = _storage(database)
     names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
     if name and name not in names:
         raise ConfigurationError(f"{database} has no study {name!r}", hint=f"it has: {', '.join(names)}")
@@ -111,10 +113,24 @@ def write_study(state_dir: Path, name: str, study: Imported, *, at_utc: str) -> 
         path.chmod(0o444)
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():  # SQLite would make an empty one
+def _storage(database: str) -> optuna.storages.RDBStorage:
+    """A file is opened for reading only: in a database that has no study Optuna would lay out tables for one."""
+    try:
+        return optuna.storages.RDBStorage(
+            database if "://" in database else _readable(Path(database)), skip_compatibility_check=False
+        )
+    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{database} is not a study that this version of Optuna reads: {str(error).splitlines()[0]}",
+            hint="of an older one make a copy, and upgrade that: optuna storage upgrade --storage sqlite:///COPY",
+        ) from error
+
+
+def _readable(path: Path) -> str:
+    if not path.is_file():
         raise ConfigurationError(f"{path} is no file", hint="name the SQLite database, or a storage URL")
-    return path.resolve()
+    name = f"file:{quote(str(path.resolve()))}"
+    return URL.create("sqlite", database=name, query={"mode": "ro", "uri": "true"}).render_as_string()
 
 
 def _record(name: str, trial: FrozenTrial, *, splits: int, timeframe: str, maximise: bool) -> dict[str, Any]:

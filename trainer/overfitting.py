@@ -132,20 +132,29 @@ def correlations(returns: Float) -> Float:
 
 def clusters(correlation: Float, *, at_least: float = SAME_BET) -> NDArray[np.int64]:
     """(K,) cluster label of every trial, numbered by first appearance: average linkage, merged while ≥ `at_least`."""
-    k = len(correlation)
-    link, size, alive = correlation.astype(float), np.ones(k), np.arange(k)
+    link, size, alive = correlation.astype(float), np.ones(len(correlation)), np.arange(len(correlation))
     np.fill_diagonal(link, -np.inf)
-    while k > 1:
-        i, j = divmod(int(link.argmax()), k)
-        if link[i, j] < at_least:
-            break
-        i, j = min(i, j), max(i, j)
+    # Müllner 2011 ("Modern hierarchical, agglomerative clustering algorithms"): a row that lost its best link keeps it as a
+    # bound, since averages grow no larger, and is searched anew only when it comes first. K² where a search would be K³.
+    partner, stale = link.argmax(axis=1), np.zeros(len(link), dtype=bool)
+    best = link[alive, partner]
+    while (highest := best[i := int(best.argmax())]) > -np.inf and highest >= at_least:
+        if stale[i]:
+            partner[i] = link[i].argmax()
+            best[i], stale[i] = link[i, partner[i]], False
+            continue
+        i, j = sorted((i, int(partner[i])))
         merged = (size[i] * link[i] + size[j] * link[j]) / (size[i] + size[j])
+        merged[[i, j]] = -np.inf
         link[i], link[:, i] = merged, merged
-        link[i, i] = -np.inf
         link[j], link[:, j] = -np.inf, -np.inf
         size[i] += size[j]
         alive[alive == j] = i
+        raised, level = merged > best, (merged == best) & ~stale
+        stale = (stale | (partner == i) | (partner == j)) & ~raised & ~level
+        partner[raised], best[raised] = i, merged[raised]
+        partner[level] = np.minimum(partner[level], i)
+        best[j], stale[i] = -np.inf, True
     _, first, label = np.unique(alive, return_index=True, return_inverse=True)
     order: NDArray[np.int64] = np.argsort(np.argsort(first))[label]
     return order

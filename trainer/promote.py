@@ -144,7 +144,8 @@ class Judge:
         self._remember_incumbent(standing[0].trials[0], evidence[0])
         first = self._compared(evidence[0], self.config.costs.fee_bps)
         save_compared(
-            self.state_dir, {r.name: r.returns for r in (first.policies[0], *first.baselines.values())},
+            self.state_dir / "trials" / self.study,
+            {r.name: r.returns for r in (first.policies[0], *first.baselines.values())},
             bounds=bound_names(self.dataset.bars),
         )  # fmt: skip
         verdicts = [self._verdict(e, trials) for e in evidence]
@@ -185,6 +186,7 @@ class Judge:
     def _verdict(self, evidence: Evidence, trials: Sequence[Mapping[str, Any]]) -> Verdict:
         """Every gate but the hold-out's."""
         promotion, candidate, rng = self.config.promotion, evidence.candidate, self._rng()
+        self.beat(f"measuring the gates of {candidate.name}")
         configured = self._compared(evidence, self.config.costs.fee_bps)
         returns = self._returns(trials)
         step_s = self.dataset.spec.timeframe_s

@@ -25,6 +25,7 @@ from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 6  # bumped by hand when a score stops being comparable with earlier ones
 MAX_RETRIES = 1
+STUDY_DB = "study.db"
 SCREENED_STEP, PRUNED_STEP = 0, 1  # of the values that the sampler learns from without a score
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -40,6 +41,14 @@ class StudyIdentity:
     def differences(self, stored: dict[str, Any]) -> list[str]:
         mine = {**self.to_dict(), "code_semantics": CODE_SEMANTICS}
         return [f"{k}: stored {stored.get(k)}, now {v}" for k, v in mine.items() if stored.get(k) != v]
+
+    def require(self, stored: dict[str, Any], name: str) -> None:
+        """ConfigurationError names what differs from the study of that name."""
+        if lines := self.differences(stored):
+            raise ConfigurationError(
+                f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
+                hint="give study.name another value; trials of the old study keep counting in the ledger",
+            )
 
     def to_dict(self) -> dict[str, str]:
         return {"data_sha256": self.data_sha256, "fingerprint": self.fingerprint, "settings": self.settings}
@@ -60,15 +69,17 @@ class SharedStudy:
         """
         self._recovered = recovered
         self._state_dir, self._name, self._worker, self._target = state_dir, name, worker, target_trials
-        self._sampler = ConfinedSampler(startup_trials=startup_trials, seed=seed)
         self._pairing = Pairing(
             state_dir=state_dir, study=name, route=route, share=advice_share, startup_trials=startup_trials, seed=seed
         )
         with self._locked():
             self.study = optuna.create_study(
-                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True,
-                sampler=self._sampler,
-            )  # fmt: skip
+                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True
+            )
+            # seeded alike in every life of its worker, it would draw the first life's random trials again
+            own_trials = sum(t.user_attrs.get("worker") == worker for t in self.study.get_trials(deepcopy=False))
+            self._sampler = ConfinedSampler(startup_trials=startup_trials, seed=seed + own_trials)
+            self.study.sampler = self._sampler
             stored = self.study.user_attrs
             if "begun" not in stored:  # or its first worker was killed over it
                 for key, value in {**identity.to_dict(), "code_semantics": CODE_SEMANTICS}.items():
@@ -78,11 +89,8 @@ class SharedStudy:
                 if not self.study.get_trials(deepcopy=False):
                     self.study.enqueue_trial(route.first())
                 self.study.set_user_attr("begun", True)
-            elif lines := identity.differences(stored):
-                raise ConfigurationError(
-                    f"study {name!r} was begun on other data or settings:\n  " + "\n  ".join(lines),
-                    hint="give study.name another value; trials of the old study keep counting in the ledger",
-                )
+            else:
+                identity.require(stored, name)
 
     def next_trial(self) -> optuna.Trial | None:
         """Claim a trial, or None when the target is reached or all that is missing is being run by others."""
@@ -142,13 +150,18 @@ class SharedStudy:
         target = self._target_under(Standing.read(self._state_dir, self._name))
         return {**counts, "finished": _finished(trials), "target": target}
 
-    def judged(self) -> int:
-        """How many trials were finished at the last judgement; 0 before the first."""
-        path = self._judged_path
-        return int(json.loads(path.read_bytes())["finished"]) if path.exists() else 0
+    def judged(self, *, complete: bool = False) -> int:
+        """How many trials were finished at the last judgement, or at the last one of a complete study; 0 before it.
 
-    def mark_judged(self, finished: int) -> None:
-        write_atomic(self._judged_path, json.dumps({"finished": finished}).encode())
+        A milestone says less than the end does, and a study may be made to end where a milestone was judged.
+        """
+        path = self._judged_path
+        record = json.loads(path.read_bytes()) if path.exists() else {}
+        return int(record.get("complete" if complete else "finished", 0))
+
+    def mark_judged(self, finished: int, *, complete: bool) -> None:
+        record = {"finished": finished, "complete": finished if complete else self.judged(complete=True)}
+        write_atomic(self._judged_path, json.dumps(record).encode())
 
     def _target_under(self, standing: Standing) -> int:
         return self._target if standing.target is None else min(self._target, standing.target)
@@ -221,6 +234,15 @@ class SharedStudy:
             yield
 
 
+def require_same_study(state_dir: Path, name: str, identity: StudyIdentity) -> None:
+    """ConfigurationError when there is a study of that name and it was begun on other data or settings."""
+    if not (state_dir / STUDY_DB).exists():  # asking SQLite would make one
+        return
+    found = optuna.get_all_study_summaries(storage_url(state_dir), include_best_trial=False)
+    for stored in (s.user_attrs for s in found if s.study_name == name and "begun" in s.user_attrs):
+        identity.require(stored, name)
+
+
 def first_number(trial: FrozenTrial) -> int:
     """The number under which these parameters were first tried: retries keep its checkpoints."""
     return int(trial.user_attrs.get("first_number", trial.number))
@@ -237,7 +259,7 @@ def paired(trial: FrozenTrial) -> dict[str, int]:
 
 
 def storage_url(state_dir: Path) -> str:
-    return f"sqlite:///{state_dir / 'study.db'}"
+    return f"sqlite:///{state_dir / STUDY_DB}"
 
 
 def trial_dir(state_dir: Path, study: str, number: int) -> Path:

@@ -3,7 +3,6 @@
 The advisor asks for them as a program and never computes them itself: one implementation judges and reports.
 """
 
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.files import write_atomic
+from trainer.arrays import npz
 from trainer.baselines import FIXED_BASELINE
 from trainer.gates import MEAN_BLOCK_BARS, PBO_MIN_TRIALS
 from trainer.ledger import TrialLedger
@@ -37,7 +37,7 @@ MEMBERS = 5
 TARGET_ANNUAL_SHARPE = 1.0  # what MinBTL budgets for, as in its paper
 POINTS = 240  # of a curve that is drawn
 BAND_PATHS = 200
-COMPARED = Path("reports") / "compared.npz"
+COMPARED = "compared.npz"
 LOGIT_EDGES = np.linspace(-6.0, 6.0, 25)
 
 
@@ -66,7 +66,7 @@ def gather(
         "counts": {n: getattr(counts, n) for n in ("raw", "clusters", "participation", "autocorrelation")},
         **budget(n_ever, len(first) * timeframe_s / SECONDS_PER_YEAR),
     }  # fmt: skip
-    compared, beatable = _compared(state_dir)
+    compared, beatable = _compared(folder)
     record |= _deflated(first, variance, record["counts"], SECONDS_PER_YEAR / timeframe_s)
     record |= _overfitting(returns, beatable)
     record |= _distinct(folder, best[:BEST], compared)
@@ -85,22 +85,21 @@ def budget(n_ever: int, years: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_compared(state_dir: Path, returns: Mapping[str, Float], *, bounds: Collection[str]) -> None:
+def save_compared(folder: Path, returns: Mapping[str, Float], *, bounds: Collection[str]) -> None:
     """Keep the returns (T,) of the candidate judged last, named first, and of its baselines on the same bars.
 
-    bounds: those of the baselines that use hindsight.
+    folder: the study's, for another study's bars are others, though there be as many. bounds: baselines with hindsight.
     """
-    data = io.BytesIO()
-    np.savez_compressed(
-        data, names=np.array(list(returns)), returns=np.stack(list(returns.values())),
+    data = npz(
+        names=np.array(list(returns)), returns=np.stack(list(returns.values())),
         bound=np.array([n in bounds for n in returns]),
     )  # fmt: skip
-    write_atomic(state_dir / COMPARED, data.getvalue())
+    write_atomic(folder / COMPARED, data)
 
 
-def _compared(state_dir: Path) -> tuple[dict[str, Float], dict[str, Float]]:
+def _compared(folder: Path) -> tuple[dict[str, Float], dict[str, Float]]:
     """Everything that was kept, and of it the baselines without hindsight."""
-    path = state_dir / COMPARED
+    path = folder / COMPARED
     if not path.exists():
         return {}, {}
     with np.load(path) as stored:

@@ -31,11 +31,15 @@ def validate(config: Config, arguments: argparse.Namespace) -> int:
     """Judge the study's candidates now and print the verdict; the trader goes on holding what it holds."""
     from trainer.dataset import load_dataset
     from trainer.promote import Judge
+    from trainer.study import require_same_study
     from trainer.training import Trainer
+    from trainer.worker import identity
 
     clock, log = SystemClock(), _logged(arguments, "judge")
     require_own(arguments.state_dir, config.study.name)
     dataset = load_dataset(config, arguments.state_dir, clock)
+    # what is judged here is kept as the study's evidence, and its workers go on from it
+    require_same_study(arguments.state_dir, config.study.name, identity(config, dataset))
     trainer = Trainer(
         config=config, state_dir=arguments.state_dir, dataset=dataset, clock=clock,
         progress=Progress.from_environment(), log=log, should_stop=lambda: False,

@@ -20,6 +20,7 @@ from features.artifact import PolicyArtifact
 from features.errors import CappuccinoError
 from features.files import read_json, write_atomic
 from trainer import ppo
+from trainer.arrays import npz
 from trainer.baselines import FIXED_BASELINE, run_baselines
 from trainer.dataset import Dataset, arena, settings_text
 from trainer.evaluate import Run, over_seeds, pooled, run_policy
@@ -161,7 +162,7 @@ class Worker:
         every, finished = self.config.promotion.every_trials, progress["finished"]
         complete = finished >= progress["target"]
         due = progress["target"] if complete else finished // every * every
-        if not self.config.promotion.automatic or self.study.judged() >= due:
+        if not self.config.promotion.automatic or self.study.judged(complete=complete) >= due:
             return
         judge = Judge(
             config=self.config, state_dir=self.state_dir, dataset=self.dataset, clock=self.clock,
@@ -173,10 +174,12 @@ class Worker:
 
         def settle(judgement: Judgement) -> None:
             judge.publish(judgement)
-            self.study.mark_judged(due)
+            self.study.mark_judged(due, complete=complete)
 
         judgement = self._durably(
-            lambda: judge.judge(complete=complete, due=lambda: self.study.judged() < due, settle=settle)
+            lambda: judge.judge(
+                complete=complete, due=lambda: self.study.judged(complete=complete) < due, settle=settle
+            )
         )
         if judgement is not None:
             self.log.info("judge.ended", champion=judgement.champion, holds=judgement.holds, reason=judgement.reason)
@@ -329,7 +332,7 @@ class Worker:
             facts |= {"objective": result.objective, "sharpe": _sharpe(result.run)}
         if isinstance(result, TrialResult):
             folder = trial_dir(self.state_dir, study, number)
-            self._durably(lambda: np.savez_compressed(folder / "returns.npz", returns=result.returns))
+            self._durably(lambda: write_atomic(folder / "returns.npz", npz(returns=result.returns)))
             facts |= {
                 "score": result.objective,
                 "artifact": result.artifact.name,

@@ -155,10 +155,10 @@ STAGES = (
     "replace .*/checkpoints/screening.json",
     "replace .*/checkpoints/ > replace .*/checkpoints/",
     "replace artifacts/ID$",  # written and not there
-    "open .*/returns.npz",
-    "open .*/returns.npz > open ledger.jsonl",  # on record, without an end in the ledger
-    "open .*/returns.npz > replace ledger.head > commit",  # everywhere but in the study
-    "open .*/returns.npz > clear .*/checkpoints",
+    "replace .*/returns.npz",
+    "replace .*/returns.npz > open ledger.jsonl",  # on record, without an end in the ledger
+    "replace .*/returns.npz > replace ledger.head > commit",  # everywhere but in the study
+    "replace .*/returns.npz > clear .*/checkpoints",
     "clear .*/checkpoints > commit insert trial_values",
     "replace .*/crossed/ > replace .*/crossed/",
     "replace .*/replicates/",

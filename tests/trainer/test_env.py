@@ -1,5 +1,8 @@
 """The training environment: the same arithmetic as everywhere, behind Gymnasium's contract."""
 
+from functools import partial
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -45,6 +48,15 @@ def test_one_seed_is_one_history_and_another_seed_another(problem: Problem) -> N
 
     assert np.array_equal(played(7), played(7))
     assert not np.array_equal(played(7), played(8))
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, partial(gymnasium.make_vec, num_envs=2)])
+def test_copies_that_nobody_seeded_play_episodes_of_their_own(make: Any, problem: Problem) -> None:
+    one, other = make(ENV_ID, problem=problem), make(ENV_ID, problem=problem)
+    assert not np.array_equal(one.reset()[0], other.reset()[0])
+    one.reset(seed=3)
+    other.reset(seed=3)
+    assert np.array_equal(one.reset()[0], other.reset()[0])  # a seed is for this reset and the ones after it
 
 
 def test_the_vector_face_gives_the_last_observation_of_a_finished_episode_and_goes_on(problem: Problem) -> None:

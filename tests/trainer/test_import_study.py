@@ -1,8 +1,11 @@
 """Another system's study is read as it is: decoded, flagged, and never added to. A real database by Optuna itself."""
 
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,22 @@ def test_what_cannot_be_read_or_would_be_overwritten_is_refused_by_name(database
         write_study(tmp_path, "theirs", found, at_utc="now")
     with pytest.raises(ConfigurationError, match="cannot be the name"):
         write_study(tmp_path, "../theirs", found, at_utc="now")
+
+
+def test_a_file_that_holds_no_study_is_refused_and_left_as_it_is(database: Path, tmp_path: Path) -> None:
+    prose, other, named = tmp_path / "notes.txt", tmp_path / "other.db", tmp_path / "a b?#%.db"
+    prose.write_text("not a database")
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE prices (close REAL)")
+    for path in (prose, other):
+        before = path.read_bytes()
+        with pytest.raises(ConfigurationError, match="is not a study"):
+            read_study(str(path), "")
+        assert path.read_bytes() == before
+    with pytest.raises(ConfigurationError, match="is not a study"):
+        read_study("nosuchbase://host/name", "")
+    shutil.copy(database, named)
+    assert len(read_study(str(named), "").trials) == 48
 
 
 def test_an_imported_study_can_be_listed_and_analysed_but_neither_judged_nor_worked_on(

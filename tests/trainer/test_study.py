@@ -20,14 +20,14 @@ IDENTITY = StudyIdentity(data_sha256="d" * 64, fingerprint="f" * 64, settings="{
 
 
 def opened(
-    state_dir: Path, worker: str = "worker-0", *, target: int = 3, identity: StudyIdentity = IDENTITY
+    state_dir: Path, worker: str = "worker-0", *, target: int = 3, identity: StudyIdentity = IDENTITY, startup: int = 2
 ) -> SharedStudy:
     return SharedStudy(
         state_dir=state_dir,
         name="s",
         worker=worker,
         target_trials=target,
-        startup_trials=2,
+        startup_trials=startup,
         seed=1,
         identity=identity,
         route=ROUTE,
@@ -101,10 +101,26 @@ def test_a_study_begun_on_other_data_refuses_to_go_on(tmp_path: Path) -> None:
     assert caught.value.exit_code == 78
 
 
+def test_a_worker_that_starts_again_draws_other_random_trials_than_in_its_life_before(tmp_path: Path) -> None:
+    drawn = []
+    for _ in range(3):
+        study = opened(tmp_path, target=9, startup=9)
+        for _ in range(3):
+            trial = study.next_trial()
+            assert trial is not None
+            drawn.append(ROUTE.suggest(trial))
+            study.finish(trial, score=1.0, failure=None, seconds=1.0)
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_how_far_the_study_was_judged_outlives_the_process(tmp_path: Path) -> None:
     assert opened(tmp_path).judged() == 0
-    opened(tmp_path).mark_judged(2)
+    opened(tmp_path).mark_judged(2, complete=False)
     assert opened(tmp_path, "worker-1").judged() == 2
+    assert opened(tmp_path).judged(complete=True) == 0
+    opened(tmp_path).mark_judged(3, complete=True)
+    opened(tmp_path).mark_judged(4, complete=False)
+    assert (opened(tmp_path).judged(), opened(tmp_path).judged(complete=True)) == (4, 3)
 
 
 def test_a_trial_killed_while_it_drew_still_has_what_waited_for_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,13 @@ from features.chain import HashChain
 from features.errors import ConfigurationError
 from features.files import Lock, write_atomic
 from trainer import ppo
+from trainer.__main__ import main
 from trainer.dataset import load_dataset
 from trainer.evaluate import run_policy
 from trainer.ledger import TrialLedger
 from trainer.parity import parity
 from trainer.score import excess_t
-from trainer.worker import Worker
+from trainer.worker import TrialResult, Worker
 
 
 def settings(*, n_folds: int = 2, **study: Any) -> Config:
@@ -89,6 +92,20 @@ def test_a_full_card_holds_the_workers_that_train_on_it_and_no_others(tmp_path: 
     with Lock(tmp_path / "run" / "worker-0.lock"):
         worker(tmp_path, settings(target_trials=1, device=device), should_stop=lambda: next(looks) > 0).run()
     assert TrialLedger(tmp_path / "ledger.jsonl").count() == begun
+
+
+def test_a_study_that_ends_where_a_milestone_was_judged_is_judged_once_more_as_a_complete_one(
+    worked: Path, tmp_path: Path
+) -> None:
+    state_dir = tmp_path / "stopped"  # at its second trial, by advice or by a smaller study.target_trials
+    shutil.copytree(worked, state_dir)
+    promotion = replace(settings().promotion, automatic=True, every_trials=1, seeds=1, cross_validated=0)
+    once = worker(state_dir, replace(settings(), promotion=promotion))
+    once.study.mark_judged(2, complete=False)
+    once.judge_if_due()
+    once.judge_if_due()
+    assert len(list((state_dir / "reports").glob("judgement-*.json"))) == 1
+    assert once.study.judged(complete=True) == 2
 
 
 def test_more_seeds_make_the_score_surer_and_no_longer_record(worked: Path, tmp_path: Path) -> None:
@@ -171,6 +188,19 @@ def test_a_study_of_stacked_rows_trains_from_its_first_whole_stack_and_its_decis
     assert saved.spec.stack_bars == 3 and parity(saved, working.dataset, working.arena).passed
 
 
+def test_a_trials_returns_are_whole_on_disk_before_its_record_names_them(worked: Path, tmp_path: Path) -> None:
+    state_dir = tmp_path / "copy"
+    shutil.copytree(worked, state_dir)
+    working, path = worker(state_dir, settings()), state_dir / "trials" / "s" / "1" / "returns.npz"
+    before = path.read_bytes()
+    os.link(path, state_dir / "linked")
+    run = working._baseline[0]
+    result = TrialResult(artifact=Path("a"), fold_artifacts=(), run=run, returns=run.returns, objective=0.0)
+    working._record(1, result, None, seconds=1.0)
+    assert np.array_equal(np.load(path)["returns"], run.returns)
+    assert (state_dir / "linked").read_bytes() == before  # replaced as one step, not written over
+
+
 def test_a_stop_hands_the_trial_back_within_one_update(tmp_path: Path) -> None:
     polls = iter(range(10_000))
     with Lock(tmp_path / "run" / "worker-0.lock"):
@@ -221,6 +251,18 @@ def test_other_data_under_the_same_study_name_is_refused(worked: Path) -> None:
     assert "settings" in str(caught.value)
     with pytest.raises(Exception, match="initial_cash"):  # what a bar's volume allows depends on it
         worker(worked, replace(settings(), account=AccountConfig(initial_cash=1e8)))
+
+
+def test_a_study_is_not_judged_under_settings_that_are_not_its_own(
+    worked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state_dir = tmp_path / "copy"
+    shutil.copytree(worked, state_dir)
+    dearer = replace(settings(), costs=replace(settings().costs, slippage_bps=200.0))
+    write_atomic(state_dir / "other.json", dearer.to_json().encode())
+    assert main(["judge", "--config", str(state_dir / "other.json"), "--state-dir", str(state_dir)]) == 78
+    assert "slippage_bps" in capsys.readouterr().err
+    assert not (state_dir / "trials" / "s" / "evidence").exists()  # a later judgement would have read it as its own
 
 
 def test_a_trial_that_is_worse_than_the_incumbent_in_six_folds_is_given_up_and_counts_everywhere(
