@@ -30,26 +30,34 @@ class News:
 class Comparison:
     """Shadows and evidence on the journal's bars."""
 
-    def __init__(self, *, config: Config, state_dir: Path, spec: FeatureSpec, costs: Costs, rules: VenueRules) -> None:
+    def __init__(
+        self, *, config: Config, state_dir: Path, spec: FeatureSpec, costs: Costs, rules: VenueRules, last_bar_s: int
+    ) -> None:
         self._state_dir, self._most = state_dir, config.paper.challengers
         self._alpha, self._cash = config.paper.loss_alarm, config.account.initial_cash
         self._shadows = Shadows(
             state_dir / "paper" / "shadows.db", artifacts=state_dir / "artifacts", spec=spec, costs=costs, rules=rules,
-            cash=config.account.initial_cash,
+            cash=config.account.initial_cash, last_bar_s=last_bar_s,
         )  # fmt: skip
         self._evidence = Evidence()
 
     def close(self) -> None:
         self._shadows.close()
 
-    def enter(self, journal: Journal, recent: list[FeatureRows]) -> None:
-        """After a start, and whenever another judgement was made."""
+    @property
+    def lost(self) -> str:
+        """Why all shadows begin anew; "" when they do not."""
+        return self._shadows.lost
+
+    def enter(self, journal: Journal, recent: list[FeatureRows]) -> list[str]:
+        """After a start, and whenever another judgement was made; shadows that ended over it, and why."""
         roster = challengers(self._state_dir, most=self._most)
         anchors = journal.anchors()
         bars = journal.bars(since_s=anchors.of(self._shadows.settled_s(journal.last_bar_s())))
-        self._shadows.enter(roster, bars, anchors, recent)
+        ended = self._shadows.enter(roster, bars, anchors, recent)
         paper, equal = journal.midnights(), self._shadows.midnights(EQUAL)
         self._evidence = over_days((paper[t], equal[t]) for t in sorted(paper.keys() & equal.keys()))
+        return ended
 
     def walk(self, bar: Bars, rows: Sequence[FeatureRows], worth: float) -> News:
         """One settled bar; `worth` is the paper account's equity at its close."""

@@ -9,43 +9,77 @@ from typing import Literal
 from features.errors import DataError
 
 
+class BookUnusable(DataError):
+    """A database is damaged or of another version. The next start reads the same file: no restart can help."""
+
+    exit_code = 78
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """BookUnusable in place of what SQLite raises over a file that is damaged or none of its own."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise
+        raise BookUnusable(f"{path} is damaged: {error}", hint="cappuccinoctl restore") from error
+
+
 def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> sqlite3.Connection:
-    """Open, check and if need be create a database. DataError when it is damaged or of another schema."""
+    """Open, check and if need be create a database. Raises BookUnusable; DataError where a reader finds none yet."""
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    place = f"file:{path}?mode=ro" if read_only else str(path)
+    connection = sqlite3.connect(place, uri=read_only, isolation_level=None)
+    try:
+        with whole(path):
+            _prepare(connection, path, read_only=read_only)
+            _agree_on_schema(connection, path, read_only=read_only, tables=tables, schema=schema)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    """A reader may come and go at any time; whoever writes looks at the whole file first."""
     if read_only:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA busy_timeout = 5000")
-        return connection
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None)
+        return
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON",
                    "wal_autocheckpoint = 256", "journal_size_limit = 1048576"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
     require_whole(connection, path, "integrity_check")
+
+
+def _agree_on_schema(
+    connection: sqlite3.Connection, path: Path, *, read_only: bool, tables: str, schema: int
+) -> None:  # fmt: skip
+    """Of a file that holds nothing, whoever writes makes the tables."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version == 0:
-        with transaction(connection) as db:
-            for statement in tables.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {schema}")
-    elif version != schema:
-        raise DataError(
+    if version == schema:
+        return
+    if version != 0:
+        raise BookUnusable(
             f"{path} has schema {version}, this program writes {schema}",
             hint=f"move {path.parent} away and the paper account begins anew, or go back to the version that wrote it",
         )
-    return connection
+    if read_only:
+        raise DataError(f"{path} holds nothing yet", hint="the trader has not started yet")
+    with transaction(connection) as db:
+        for statement in tables.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {schema}")
 
 
 def require_whole(connection: sqlite3.Connection, path: Path, check: Literal["integrity_check", "quick_check"]) -> None:
-    """DataError when SQLite finds a damaged page; the quick check does not compare indices with their tables."""
-    try:
+    """BookUnusable when SQLite finds a damaged page; the quick check does not compare indices with their tables."""
+    with whole(path):
         verdict = connection.execute(f"PRAGMA {check}").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if not error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise
-        verdict = str(error)
     if verdict != "ok":
-        raise DataError(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
+        raise BookUnusable(f"{path} is damaged: {verdict}", hint="cappuccinoctl restore")
 
 
 def fold_back(connection: sqlite3.Connection) -> None:

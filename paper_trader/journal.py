@@ -121,7 +121,7 @@ class Journal:
         fold_back(self._connection)
 
     def check(self) -> None:
-        """DataError when the file is damaged."""
+        """BookUnusable when the file is damaged."""
         require_whole(self._connection, self.path, "quick_check")
 
     def meta(self) -> dict[str, str]:

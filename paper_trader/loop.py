@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,9 @@ class Trader:
         )  # fmt: skip
         self._comparison = books.enter_context(contextlib.closing(Comparison(
             config=self.config, state_dir=self.state_dir, spec=self._spec, costs=self._costs, rules=self._rules,
+            last_bar_s=self._settled_s,
         )))  # fmt: skip
+        self._say_ended([self._comparison.lost] if self._comparison.lost else [])
         self._processed = self._journal.counts()["marks"] - 1
         self._newest = self._journal.bars(since_s=self._journal.last_bar_s())
         if self._halt_due:
@@ -218,8 +220,7 @@ class Trader:
         rows = self._deciding.seen(bar)
         self._decide_if_allowed(bar, fresh=fresh)
         news = self._comparison.walk(bar, rows, self._worth())
-        for reason in news.ended:
-            self.log.warning("trader.shadow_ended", reason=reason)
+        self._say_ended(news.ended)
         if news.losing:
             self.log.error("trader.losing", against=EQUAL, false_alarm=self.config.paper.loss_alarm)
         self._drill_if_due()
@@ -294,7 +295,7 @@ class Trader:
         if stamp == self._pointer_stamp_ns:
             return
         self._pointer_stamp_ns = stamp
-        self._comparison.enter(self._journal, self._deciding.recent)
+        self._say_ended(self._comparison.enter(self._journal, self._deciding.recent))
         holding, held = load_holding(self.state_dir, self._spec), self._deciding.holding
         if holding is None or (held is not None and holding.artifact_id == held.artifact_id):
             return
@@ -330,6 +331,10 @@ class Trader:
         self.log.info("trader.drilled", passed=result.passed, text=result.text)
         if not result.passed:
             self._feed(Fault(reason=f"the kill-switch drill failed: {result.text}"))
+
+    def _say_ended(self, shadows: Sequence[str]) -> None:
+        for reason in shadows:
+            self.log.warning("trader.shadow_ended", reason=reason)
 
     def _worth(self) -> float:
         return float(self._account.equity(self._newest.close[0]))

@@ -120,7 +120,7 @@ class OrderFlow:
             self.resolve()
 
     def rest(self) -> None:
-        """Once a bar's orders are out: what the books put off until nobody waits for them. DataError when they are damaged."""
+        """Once a bar's orders are out: what the books put off until nobody waits for them. BookUnusable when damaged."""
         if self._now_s() >= self._check_due_s:
             self._check_due_s = self._now_s() + CHECK_EVERY_S
             self._journal.check()

@@ -4,7 +4,8 @@ They fill as the embedded broker fills, cost what the paper account costs, and s
 were trained, without [risk]: what the limits cost is the paper account's difference to its own policy.
 
 Their book is a cache, not a record: everything in it follows from the journal's bars and the day on which each of them
-began. It is written once a day of bars, and what a crash swallows is walked through again.
+began. It is written once a day of bars, and what a crash swallows is walked through again. A book that cannot be read, or
+that knows bars which the journal does not (an older one was restored), stops nothing: it begins anew.
 """
 
 import json
@@ -22,14 +23,14 @@ from features.artifact import PolicyArtifact
 from features.bars import Bars
 from features.costs import Costs
 from features.decision import Decider, MarketWindow
-from features.errors import CappuccinoError
+from features.errors import CappuccinoError, DataError
 from features.files import disk_full, read_json
 from features.ledger import Ledger, plan_orders, simulate_fills
 from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
 from paper_trader.anchoring import AnchoredRows, Anchors
-from paper_trader.database import open_database, transaction
+from paper_trader.database import BookUnusable, open_database, transaction
 from paper_trader.journal import ledger_from, ledger_record
 
 SCHEMA, DAY_S = 1, 86_400
@@ -88,24 +89,39 @@ def challengers(state_dir: Path, *, most: int) -> tuple[tuple[str, str], ...]:
     if most == 0 or not pointer.exists():
         return ()
     judged = read_json(pointer)
-    trials = [read_json(p) for p in (state_dir / "trials" / str(judged["study"])).glob("*/trial.json")]
-    scored = [t for t in trials if t["state"] == "COMPLETE" and t.get("score") is not None and t.get("artifact")]
+    trials = (state_dir / "trials" / str(judged["study"])).glob("*/trial.json")
+    scored = [
+        t
+        for t in map(_record, trials)
+        if t and t["state"] == "COMPLETE" and t.get("score") is not None and t.get("artifact")
+    ]
     best = sorted(scored, key=lambda t: (-t["score"], t["number"]))
     names = {t["artifact"]: f"trial {t['number']} {t['artifact'][:6]}" for t in reversed(best)}
     ordered = dict.fromkeys(t["artifact"] for t in best if t["artifact"] != judged["holds"])
     return tuple((names[a], a) for a in list(ordered)[:most])
 
 
+def _record(path: Path) -> dict[str, Any] | None:
+    """A trial's record; None where it cannot be read: who trades beside the account must not stop it."""
+    try:
+        record: dict[str, Any] = read_json(path)
+    except DataError:
+        return None
+    return record
+
+
 class Shadows:
     """All of them on one market. `walk` takes the bars in order, each once; `close` keeps what was walked."""
 
     def __init__(
-        self, path: Path, *, artifacts: Path, spec: FeatureSpec, costs: Costs, rules: VenueRules, cash: float
-    ) -> None:
-        self._db = open_database(path, read_only=False, tables=_TABLES, schema=SCHEMA)
+        self, path: Path, *, artifacts: Path, spec: FeatureSpec, costs: Costs, rules: VenueRules, cash: float,
+        last_bar_s: int,
+    ) -> None:  # fmt: skip
+        """last_bar_s: of the journal. `lost` says why the book was begun anew, "" when it was not."""
+        self._db, self.lost = _opened(path)
         self._db.execute("PRAGMA synchronous = NORMAL")  # whatever is lost is derived again
         self._artifacts, self._spec, self._costs, self._rules, self._cash = artifacts, spec, costs, rules, cash
-        self.accounts = {s.name: s for s in _stored(self._db) if not s.retired}
+        self.accounts = {s.name: s for s in _stored(self._db) if not s.retired and s.settled_s <= last_bar_s}
         self._minds: dict[str, _Mind] = {}
         self._unwritten: list[tuple[str, int, float]] = []
 
@@ -125,18 +141,20 @@ class Shadows:
 
     def enter(
         self, roster: Iterable[tuple[str, str]], bars: Bars, anchors: Anchors, recent: Sequence[FeatureRows]
-    ) -> None:
+    ) -> list[str]:
         """Let baselines and `roster` trade from the last of `bars` on, retire the others, and catch up with the journal.
 
-        bars: the journal's, from the anchor of `settled_s` on. recent: the last stack_bars feature rows.
+        bars: the journal's, from the anchor of `settled_s` on. recent: the last stack_bars feature rows. What befalls a
+        shadow ends that shadow alone; the reasons, if any.
         """
+        ended = []
         wanted = dict.fromkeys((EQUAL, hold_name(self._spec.tickers), CASH), "") | dict(roster)
         for name in [n for n in self.accounts if n not in wanted]:
             self._retire(name)
         for name, artifact in wanted.items():
             if artifact and not self._think(name, artifact) and name in self.accounts:
                 self._retire(name)
-        self._catch_up(bars, anchors)
+        ended += self._catch_up(bars, anchors)
         for mind in self._minds.values():
             mind.block = _pushed(mind.window, recent)
         for name, artifact in wanted.items():
@@ -145,9 +163,14 @@ class Shadows:
                 opening = Ledger.opened(self._spec.tickers, self._cash)
                 self._forget(name)
                 shadow = Shadow(name=name, artifact=artifact, since_s=at_s, settled_s=at_s, account=opening)
-                self.accounts[name] = self._decided(shadow, bars.close[-1])
+                try:
+                    self.accounts[name] = self._decided(shadow, bars.close[-1])
+                except CappuccinoError as error:
+                    ended.append(f"{name}: {error}")
+                    continue
                 self._unwritten.append((name, at_s, self._cash))
         self.write()
+        return ended
 
     def walk(self, bar: Bars, rows: Sequence[FeatureRows]) -> list[str]:
         """One closed bar: fill, mark, decide. What befalls a shadow ends that shadow alone; the reasons, if any.
@@ -232,19 +255,25 @@ class Shadows:
         with transaction(self._db) as db:
             db.execute("DELETE FROM equity WHERE name = ?", (name,))
 
-    def _catch_up(self, bars: Bars, anchors: Anchors) -> None:
+    def _catch_up(self, bars: Bars, anchors: Anchors) -> list[str]:
         """Walk each account through the bars that it has not seen."""
+        ended: list[str] = []
         behind = [s for s in self.accounts.values() if s.settled_s < bars.last_close_s]
         if not behind:
-            return
+            return ended
         rows = AnchoredRows(bars, self._spec, anchors)
         for shadow in behind:
             now, mind = shadow, self._minds.get(shadow.name)
-            for k in range(bars.index_of(shadow.settled_s) + 1, bars.n_bars):
-                if mind is not None:
-                    mind.block = _pushed(mind.window, rows.stack(int(bars.close_time_s[k])))
-                now = self._after(now, bars.slice(k, k + 1))
-            self.accounts[shadow.name] = now
+            try:
+                for k in range(bars.index_of(shadow.settled_s) + 1, bars.n_bars):
+                    if mind is not None:
+                        mind.block = _pushed(mind.window, rows.stack(int(bars.close_time_s[k])))
+                    now = self._after(now, bars.slice(k, k + 1))
+                self.accounts[shadow.name] = now
+            except CappuccinoError as error:
+                self._retire(shadow.name)
+                ended.append(f"{shadow.name}: {error}")
+        return ended
 
 
 def _pushed(window: MarketWindow, rows: Sequence[FeatureRows]) -> NDArray[np.float32] | None:
@@ -252,6 +281,15 @@ def _pushed(window: MarketWindow, rows: Sequence[FeatureRows]) -> NDArray[np.flo
     for row in rows:
         block = window.push(row)
     return block
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, str]:
+    try:
+        return open_database(path, read_only=False, tables=_TABLES, schema=SCHEMA), ""
+    except BookUnusable as error:
+        for beside in ("", "-wal", "-shm"):
+            path.with_name(path.name + beside).unlink(missing_ok=True)
+        return open_database(path, read_only=False, tables=_TABLES, schema=SCHEMA), f"all begin anew: {error.args[0]}"
 
 
 def _stored(db: sqlite3.Connection) -> list[Shadow]:

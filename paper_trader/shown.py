@@ -17,6 +17,7 @@ from features.files import read_json, write_atomic
 from features.sources.errors import HistoryTooShort, MarketUnavailable
 from paper_trader import drift as drifting
 from paper_trader import report as reporting
+from paper_trader.database import whole
 from paper_trader.journal import Journal
 from paper_trader.parity import verify as verify_journal
 
@@ -139,7 +140,11 @@ def say(record: Mapping[str, Any], text: str, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _journal(state_dir: Path) -> Iterator[Journal]:
-    with contextlib.closing(Journal(state_dir / "paper" / "journal.db", read_only=True)) as journal:
+    """Raises DataError while the account has not begun, BookUnusable when its file is damaged, also where it is read."""
+    path = state_dir / "paper" / "journal.db"
+    with contextlib.closing(Journal(path, read_only=True)) as journal, whole(path):
+        if not journal.meta():
+            raise DataError(f"no paper account in {path} yet", hint="the trader waits for its market or its broker")
         yield journal
 
 
