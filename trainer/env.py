@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from features.scaling import CLIP
 from trainer.steps import Observed, StepResult
-from trainer.vector_env import Problem
+from trainer.vector_env import BatchedPortfolioEnv, Problem
 
 ENV_ID = "cappuccino/Portfolio-v0"
 RAW_BOUND = 10.0  # of the declared action space: a softmax over ±10 reaches any portfolio; values beyond are accepted
@@ -50,15 +50,9 @@ class PortfolioEnv(gymnasium.Env[F32, F32]):
         self._env = problem.batched(groups=1, accounts_per_group=1, seed=0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[F32, dict[str, Any]]:
-        unseeded = self._np_random is None
+        unseeded = seed is None and self._np_random is None
         super().reset(seed=seed, options=options)
-        if seed is None and unseeded:
-            seed = int(
-                self.np_random.integers(2**63)
-            )  # Gymnasium's rule: copies that nobody seeded play each their own
-        if seed is not None:
-            self._env.generator.manual_seed(seed)
-        self._env.restart()
+        _restart(self._env, int(self.np_random.integers(2**63)) if unseeded else seed)
         return _flat(self._env.observe())[0], {}
 
     def step(self, action: F32) -> tuple[F32, float, bool, bool, dict[str, Any]]:
@@ -83,15 +77,9 @@ class PortfolioVectorEnv(VectorEnv[F32, F32, NDArray[Any]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[F32, dict[str, Any]]:
         """One generator drives all accounts, so `seed` is one number."""
-        unseeded = self._np_random is None
+        unseeded = seed is None and self._np_random is None
         super().reset(seed=seed, options=options)
-        if seed is None and unseeded:
-            seed = int(
-                self.np_random.integers(2**63)
-            )  # Gymnasium's rule: copies that nobody seeded play each their own
-        if seed is not None:
-            self._env.generator.manual_seed(seed)
-        self._env.restart()
+        _restart(self._env, int(self.np_random.integers(2**63)) if unseeded else seed)
         return _flat(self._env.observe()), {}
 
     def step(self, actions: F32) -> tuple[F32, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
@@ -105,6 +93,13 @@ class PortfolioVectorEnv(VectorEnv[F32, F32, NDArray[Any]]):
                 final[i] = last[i]
             infos |= {"final_obs": final, "_final_obs": ended}
         return _flat(self._env.observe()), result.reward[:, 0].cpu().numpy(), terminated, truncated, infos
+
+
+def _restart(env: BatchedPortfolioEnv, seed: int | None) -> None:
+    """Begin episodes. None goes on with the generator that is there; copies that nobody seeded differ, as Gymnasium's do."""
+    if seed is not None:
+        env.generator.manual_seed(seed)
+    env.restart()
 
 
 def _flat(seen: Observed) -> F32:
