@@ -304,15 +304,20 @@ class Journal:
         return {int(t): float(e) for t, e in rows}
 
     def fills(self) -> list[Fill]:
+        return [fill for _, fill in self.executed()]
+
+    def executed(self) -> list[tuple[str, Fill]]:
+        """(client order id, fill), oldest first; the id is "" where a venue's rounding was booked."""
         rows = self._connection.execute(
-            "SELECT ticker, close_time_s, quantity, price, fee_quote, fee_base FROM fills ORDER BY close_time_s, rowid"
+            "SELECT client_order_id, ticker, close_time_s, quantity, price, fee_quote, fee_base FROM fills"
+            " ORDER BY close_time_s, rowid"
         )
         return [
-            Fill(
+            (i, Fill(
                 ticker=t, close_time_s=s, quantity=Decimal(q), price=Decimal(p), fee_quote=Decimal(fq),
                 fee_base=Decimal(fb),
-            )
-            for t, s, q, p, fq, fb in rows
+            ))
+            for i, t, s, q, p, fq, fb in rows
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """What leaves, what waits and what is called off, through the real client."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from alpaca_like import AlpacaLike
+from desk import command, settings
 from exchange_account import OrderFault
 from order_world import BARS, TICKERS, World, alpaca, alpaca_broker, decision, limits_state
 from rig import HOUR
@@ -16,6 +18,7 @@ from test_journal import damaged
 from daemon.child.logs import get_logger
 from features.errors import DataError
 from features.venue_rules import VenueRules
+from paper_trader.__main__ import main
 from paper_trader.journal import Journal
 from paper_trader.ordering import OrderFlow, Sendings
 
@@ -95,6 +98,26 @@ def test_orders_that_there_was_no_money_for_are_no_alarm(tmp_path: Path) -> None
             flow.place(decision(at_s + hour * HOUR), limits_state(at_s), orders, held)
         assert [i.state for i in journal.intents()] == ["REJECTED"] * 6
         assert flow.alarm(BARS.slice(1, 2)) == ""
+
+
+def test_an_order_that_filled_in_parts_is_shown_with_all_of_them_and_never_with_rounding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two executions each; the venue then keeps a cent and a coin's last digit."""
+    with flowing(tmp_path / "paper") as (venue, journal, flow):
+        at_s, held = journal.last_mark()
+        flow.place(decision(at_s), limits_state(at_s), PLAN, held)
+        venue.account.cash -= Decimal("0.01")
+        venue.account.coins["BTC"] -= Decimal("1e-9")
+        venue.now_s += HOUR
+        flow.settle(BARS.slice(1, 2), held, limited=lambda *_: limits_state(at_s))
+        assert flow.difference == "" and any(f.quantity == 0 for f in journal.fills())
+        assert main([*command(settings(), tmp_path, "orders")[4:], "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)["orders"]
+    assert [(o["ticker"], Decimal(o["filled"])) for o in shown] == PLAN
+    assert [Decimal(o["price"]) for o in shown] == [venue.account.price[t] for t, _ in PLAN]
+    fees = [sum(t.fee * t.price for t in venue.account.trades if t.order.ticker == name) for name, _ in PLAN]
+    assert [Decimal(o["fee_value"]) for o in shown] == fees
 
 
 def test_the_journal_is_checked_every_hour_while_it_is_in_use(tmp_path: Path) -> None:
