@@ -6,8 +6,8 @@ durable step; each step can be repeated after a crash without changing anything 
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
 from paper_trader import risk
+from paper_trader.account_record import ledger_from, ledger_record
 from paper_trader.anchoring import Anchors
 from paper_trader.bar_log import decoded, encoded, linked
 from paper_trader.database import fold_back, open_database, require_whole, transaction
@@ -252,10 +253,11 @@ class Journal:
         rows = self._connection.execute("SELECT client_order_id FROM intents WHERE close_time_s >= ?", (since_s,))
         return {i for (i,) in rows}
 
-    def execution_ids(self, *, since_s: int) -> set[str]:
-        """Ids of every fill booked to a bar that closed since, and of those that are older than this journal."""
-        rows = self._connection.execute("SELECT execution_id FROM fills WHERE close_time_s >= ?", (since_s,))
-        return {i for (i,) in rows} | set(json.loads(self.meta().get("older_fills", "[]")))
+    def is_booked(self, execution_id: str) -> bool:
+        """Whether the fill is booked, to whichever bar, or older than this journal."""
+        asked = "SELECT 1 FROM fills WHERE execution_id = ?"
+        found = self._connection.execute(asked, (execution_id,)).fetchone() is not None
+        return found or execution_id in json.loads(self.meta().get("older_fills", "[]"))
 
     def adopting(self) -> bool:
         """Whether an operator has said that a venue's account is right as it stands."""
@@ -359,10 +361,8 @@ class Journal:
             "INSERT OR REPLACE INTO risk VALUES (?, ?)", (close_time_s, json.dumps(risk.state_record(state)))
         )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with transaction(self._connection) as db:
-            yield db
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._connection)
 
     def _insert_bars(self, bars: Bars) -> None:
         for k in range(bars.n_bars):
@@ -373,23 +373,6 @@ class Journal:
             "INSERT INTO marks VALUES (?, ?, ?)",
             (close_time_s, json.dumps(ledger_record(account)), str(account.equity(close))),
         )
-
-
-def ledger_record(account: Ledger) -> dict[str, Any]:
-    """The account as plain JSON; every amount as the exact decimal text."""
-    return {
-        "tickers": list(account.tickers), "cash": str(account.cash), "quantity": [str(q) for q in account.quantity],
-        "peak": str(account.peak), "bars_since_trade": account.bars_since_trade, "fees": str(account.fees),
-        "turnover": str(account.turnover),
-    }  # fmt: skip
-
-
-def ledger_from(record: Mapping[str, Any]) -> Ledger:
-    return Ledger(
-        tickers=tuple(record["tickers"]), cash=Decimal(record["cash"]),
-        quantity=tuple(Decimal(q) for q in record["quantity"]), peak=Decimal(record["peak"]),
-        bars_since_trade=record["bars_since_trade"], fees=Decimal(record["fees"]), turnover=Decimal(record["turnover"]),
-    )  # fmt: skip
 
 
 def _decided(row: Sequence[Any]) -> Decided:

@@ -51,6 +51,16 @@ class Sendings:
         return self.over_s.get(intent.client_order_id, max(intent.sent_s, self.born_s))
 
 
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """Ids of the fills that the journal knows, asked for one by one: there are more every day."""
+
+    journal: Journal
+
+    def __contains__(self, execution_id: object) -> bool:
+        return self.journal.is_booked(str(execution_id))
+
+
 class OrderFlow:
     """Between one journal and one broker. `crash_point` is called after every durable step; tests die there.
 
@@ -235,8 +245,7 @@ class OrderFlow:
 
     def _look_at_books(self, account: Ledger, bars: Bars) -> Agreed | Differs:
         since_s = bars.last_close_s - bars.timeframe_s - OVERLAP_S
-        booked = self._journal.execution_ids(since_s=since_s - DAY_S)
-        executions = self._broker.executions(after_s=since_s, booked=booked)
+        executions = self._broker.executions(after_s=since_s, booked=_Booked(self._journal))
         known = self._broker.account()
         if not isinstance(known, Known):
             raise BrokerUnavailable(f"the account is not known: {known.reason}")

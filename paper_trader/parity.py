@@ -15,9 +15,10 @@ from features.observation import observed_columns
 from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from paper_trader import risk
+from paper_trader.account_record import ledger_record
 from paper_trader.anchoring import AnchoredRows, Anchors
 from paper_trader.bar_log import chained
-from paper_trader.journal import Decided, Intent, Journal, ledger_record
+from paper_trader.journal import Decided, Intent, Journal
 from paper_trader.ordering import ACCOUNT
 from paper_trader.orders import intents
 

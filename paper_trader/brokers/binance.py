@@ -155,7 +155,7 @@ class BinanceBroker:
     ) -> tuple[list[Execution], int | None]:
         """Trades of one page, and the id of the next page's first; None when there is none."""
         page = self._client.privateGetMyTrades(dict(asked))
-        found = [self._execution(ticker, t) for t in page if f"{ticker}::{t['id']}" not in booked]
+        found = [self._execution(ticker, t) for t in page if _execution_id(ticker, t) not in booked]
         return found, int(page[-1]["id"]) + 1 if len(page) == TRADES_PER_PAGE else None
 
     def _execution(self, ticker: str, trade: Mapping[str, Any]) -> Execution:
@@ -171,7 +171,7 @@ class BinanceBroker:
             )
         bought = trade["isBuyer"] in (True, "true")
         return Execution(
-            execution_id=f"{ticker}::{trade['id']}", client_order_id=self._ids[order_id],
+            execution_id=_execution_id(ticker, trade), client_order_id=self._ids[order_id],
             fill=Fill(
                 ticker=ticker, close_time_s=int(trade["time"]) // 1000, price=_number(trade["price"]),
                 quantity=_number(trade["qty"]) if bought else -_number(trade["qty"]),
@@ -231,6 +231,11 @@ class BinanceBroker:
                 self._code = int(response.json()["code"])
             except TROUBLE:
                 self._code = 0
+
+
+def _execution_id(ticker: str, trade: Mapping[str, Any]) -> str:
+    """With its time, as the sandbox is emptied about once a month and numbers its trades anew."""
+    return f"{ticker}::{trade['id']}::{trade['time']}"
 
 
 def _number(text: Any) -> Decimal:
