@@ -7,6 +7,7 @@ in the coin it was taken in. Errors are judged by status and by binance's own co
 differ with the host, and 4xx become a NetworkError.
 """
 
+import contextlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -93,7 +94,9 @@ class BinanceBroker:
             return Found(order_id=self._learn(self._client.privateGetOrder(asked), intent))
         except TROUBLE as error:
             self._require_welcome(error)
-            return Absent() if self._code == NOT_FOUND else Unknown(reason=_text(error))
+            sight = Absent() if self._code == NOT_FOUND else Unknown(reason=_text(error))
+            self._heed_clock()
+            return sight
 
     def cancel(self, intent: Intent) -> None:
         asked = {"symbol": f"{intent.ticker}{self._quote}", "origClientOrderId": intent.client_order_id}
@@ -194,8 +197,7 @@ class BinanceBroker:
         if status in (418, 429):
             return Deferred(reason=text, retry_after_s=retry_after_s(self._headers) or RATE_LIMIT_WAIT_S)
         if code == CLOCK_OFF:
-            self._client.options["adjustForTimeDifference"] = True
-            self._ask("time", self._client.load_time_difference)
+            self._heed_clock()
             return Deferred(reason=text, retry_after_s=RECV_WINDOW_S)
         if 400 <= status < 500 and code not in NOT_SURE and "uplicate" not in text:
             return Rejected(reason=text)
@@ -218,7 +220,18 @@ class BinanceBroker:
                 return None
             self._require_welcome(error)
             wait_s = retry_after_s(self._headers) if self._status in (418, 429) else None
+            self._heed_clock()
             raise BrokerUnavailable(f"{what}: {_text(error)}", retry_after_s=wait_s) from error
+
+    def _heed_clock(self) -> None:
+        """Where the answer was that our clock is off (a second ahead is too much): later requests go by the venue's.
+
+        If it does not tell the time now, it is asked after the next such answer.
+        """
+        if self._code == CLOCK_OFF:
+            self._begin()
+            with contextlib.suppress(*TROUBLE):
+                self._client.load_time_difference()
 
     def _begin(self) -> None:
         self._beat()
