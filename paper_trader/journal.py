@@ -180,6 +180,10 @@ class Journal:
         row = self._connection.execute("SELECT close_time_s, account FROM marks ORDER BY 1 DESC LIMIT 1").fetchone()
         return int(row[0]), ledger_from(json.loads(row[1]))
 
+    def opened_with(self) -> float:
+        """Equity at the account's opening: of a venue's account, what it held then was worth."""
+        return float(self._connection.execute("SELECT equity FROM marks ORDER BY close_time_s LIMIT 1").fetchone()[0])
+
     def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger, state: risk.State) -> None:
         """One closed bar: the bar, what filled at its open, account and limits after it, in one transaction."""
         with self._transaction() as db:

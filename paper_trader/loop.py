@@ -140,7 +140,7 @@ class Trader:
             last_bar_s=self._settled_s,
         )))  # fmt: skip
         self._say_ended([self._comparison.lost] if self._comparison.lost else [])
-        self._processed = self._journal.counts()["marks"] - 1
+        self._processed, self._opened_with = self._journal.counts()["marks"] - 1, self._journal.opened_with()
         self._newest = self._journal.bars(since_s=self._journal.last_bar_s())
         if self._halt_due:
             self._journal.halt(self._halt_due)
@@ -236,7 +236,7 @@ class Trader:
         self._halt_if_books_differ()
         age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
-            age_s=age_s if fresh else float("inf"), account_agrees=not self._orders.difference,
+            age_s=age_s, newest=fresh, account_agrees=not self._orders.difference,
             alarm=self._deciding.alarm(bar, self._account) or self._orders.alarm(bar), clock_offset_s=self._clock_offset_s,
         )  # fmt: skip
         for effect in self._feed(event):
@@ -353,7 +353,7 @@ class Trader:
         self._picture.write(self._record)
 
     def _record(self) -> dict[str, Any]:
-        close, started_with = self._newest.close[0], self.config.account.initial_cash
+        close, started_with = self._newest.close[0], self._opened_with
         total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
         record = status_record(
             session=self._session, account=self._account, close=close, settled_s=self._settled_s,

@@ -42,7 +42,7 @@ def venue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     truth = truth_bars(NOW + BARS + 30)
     closes = {t: Decimal(repr(round(float(c), 2))) for t, c in zip(TICKERS, truth.close[NOW], strict=True)}
     account = ExchangeAccount(
-        cash=Decimal("10000.00"), coins=dict.fromkeys(TICKERS, Decimal(0)), price=closes,
+        cash=Decimal("25000.00"), coins=dict.fromkeys(TICKERS, Decimal(0)), price=closes,
         id_for_ever=request.param == "alpaca",
     )  # fmt: skip
     kind = AlpacaLike if request.param == "alpaca" else BinanceLike
@@ -112,6 +112,8 @@ def test_an_account_at_a_venue_is_traded_killed_and_re_derived(venue: Any, tmp_p
             assert dict(zip(held.tickers, held.quantity, strict=True)) == account.coins
     status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
     assert status["state"] == "trading" and status["decisions"] >= BARS - 3
+    assert status["started_with"] == 25_000.0  # what the account held, whatever account.initial_cash says
+    assert status["return_since_start"] == status["equity"] / 25_000.0 - 1.0
 
 
 def test_a_venue_that_is_down_is_waited_for_and_nothing_is_booked_meanwhile(venue: Any, tmp_path: Path) -> None:

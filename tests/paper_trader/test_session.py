@@ -39,6 +39,7 @@ def test_a_fresh_bar_is_decided_on_only_when_there_is_a_policy() -> None:
         (replace(FRESH, age_s=5401.0), "90 min old"),
         (replace(FRESH, age_s=float("inf")), "old"),
         (replace(FRESH, age_s=float("nan")), "old"),
+        (replace(FRESH, newest=False), "later bars have closed"),
         (replace(FRESH, clock_offset_s=5.1), "+5.1 s off"),
         (replace(FRESH, clock_offset_s=-60.0), "-60.0 s off"),
         (replace(FRESH, clock_offset_s=float("nan")), "off"),
@@ -74,6 +75,14 @@ def test_a_halt_is_latched_whatever_comes_after_until_it_is_rearmed(event: BarSe
     state, _ = step(state, Told(command=Command.RESUME))
     state, _ = step(state, Told(command=Command.REARM))
     assert step(state, FRESH)[1] == (Decide(),)
+
+
+@pytest.mark.parametrize("halting", [replace(FRESH, account_agrees=False), replace(FRESH, alarm="drawdown")])
+def test_a_halted_account_whose_bars_come_again_waits_for_none(halting: BarSettled) -> None:
+    state, _ = step(step(trading(), halting)[0], NoBar(age_s=9000.0))
+    assert "no bar" in state.waiting
+    state, effects = step(state, halting)
+    assert (state.waiting, effects) == ("", ())
 
 
 def test_paused_nothing_is_decided_but_a_halt_still_latches() -> None:
