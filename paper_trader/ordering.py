@@ -25,7 +25,7 @@ from paper_trader.orders import (
     intents,
     refused_too_often,
 )  # fmt: skip
-from paper_trader.reconcile import Agreed, Differs, reconcile
+from paper_trader.reconcile import Agreed, Differs, after_bar, reconcile
 
 ACCOUNT = "paper"
 RESOLVE_EVERY_S = 5.0
@@ -190,7 +190,7 @@ class OrderFlow:
         self._crash_point("broker settled")
         executions = self._compare(account, bar, closing=True)
         fills = [e.fill for e in executions]
-        after = account.book(fills).marked(bar.close[0])
+        after = after_bar(account, fills, bar.close[0])
         self._journal.settle(bar, executions, after, limited(after, fills))
         self._sendings.over_s.clear()
         self._crash_point("bar settled")

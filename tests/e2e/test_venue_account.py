@@ -158,6 +158,31 @@ def test_a_trade_by_hand_halts_names_itself_and_waits_for_an_operator(venue: Any
         assert verify(journal, tmp_path / "artifacts").mismatches == ()
 
 
+@pytest.mark.parametrize("share", ["0.25", "0.5"])
+def test_what_was_paid_out_is_no_loss_once_an_operator_has_looked(venue: Any, tmp_path: Path, share: str) -> None:
+    """A quarter would be the day's loss, which sells everything; half the drawdown that halts."""
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    account = venue.account
+    account.cash = (account.cash * (1 - Decimal(share))).quantize(Decimal("0.01"))
+    for ticker, held in account.coins.items():
+        account.coins[ticker] = (held * (1 - Decimal(share))).quantize(Decimal("0.00001"))
+    run_until(config, tmp_path, venue, venue.now_s + 2 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "halted" and "the broker holds" in status["reason"]
+    operator.ask(tmp_path, Command.REARM, SystemClock())
+    rearmed_s = int(venue.now_s)
+    run_until(config, tmp_path, venue, venue.now_s + 4 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "trading" and status["drawdown"] < 0.05
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        later = [d for d in journal.decisions() if d.decision.close_time_s > rearmed_s]
+        assert len(later) >= 3 and all(d.guarded == d.decision.target for d in later)
+        assert journal.last_mark()[1].peak < Decimal(25_000) * (1 - Decimal(share)) * Decimal("1.05")
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
 def test_a_journal_of_one_broker_is_not_continued_with_another(venue: Any, tmp_path: Path) -> None:
     config = settings(venue, tmp_path)
     promote(tmp_path, policy())
