@@ -113,7 +113,7 @@ class Journal:
         if read_only and not path.exists():
             raise DataError(f"no paper journal at {path}", hint="the trader has not started yet")
         self._connection = open_database(path, read_only=read_only, tables=_TABLES, schema=SCHEMA)
-        self._latencies: list[tuple[int, float]] = []
+        self._latencies, self._counted_at, self._counts = list[tuple[int, float]](), (-1, -1), dict[str, int]()
 
     def close(self) -> None:
         self._connection.close()
@@ -327,12 +327,20 @@ class Journal:
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """Number of rows by table, and of orders not yet closed."""
-        tables = ("decisions", "intents", "fills", "marks")
-        # the table names are ours, not the user's
-        counted = {t: int(self._connection.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables}  # noqa: S608
-        open_orders = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
-        return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
+        """Number of rows by table, and of orders not yet closed.
+
+        Asked for every second, and as long as everything that is there: counted anew only when something was written.
+        """
+        (by_others,) = self._connection.execute("PRAGMA data_version").fetchone()
+        written = (by_others, self._connection.total_changes)
+        if written != self._counted_at:
+            tables = ("decisions", "intents", "fills", "marks")
+            # the table names are ours, not the user's
+            asked = {t: f"SELECT COUNT(*) FROM {t}" for t in tables}  # noqa: S608
+            asked["open"] = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
+            counts = {name: int(self._connection.execute(text).fetchone()[0]) for name, text in asked.items()}
+            self._counted_at, self._counts = written, counts
+        return dict(self._counts)
 
     def halt(self, reason: str) -> None:
         """Latch: only `rearm` clears it, a restart does not."""
