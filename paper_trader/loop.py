@@ -1,6 +1,7 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
 import contextlib
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from daemon.child.config import Config
 from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, utc_text
-from features.errors import DataError
+from features.errors import CappuccinoError, DataError
 from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
@@ -131,6 +132,8 @@ class Trader:
             pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
             may_send=lambda intent: self._session.may_send(sells=intent.quantity < 0),
         )  # fmt: skip
+        if venue is not None and self.config.paper.cancel_at_failure:
+            books.push(self._cancel_if_it_ends)
         self._deciding = Deciding(
             journal=self._journal, artifacts=self.state_dir / "artifacts", spec=self._spec, rules=self._rules,
             limits=risk.Limits(**asdict(self.config.risk)),
@@ -158,6 +161,15 @@ class Trader:
         self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
+
+    def _cancel_if_it_ends(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        """Not at a stop, which leaves a trader's orders to the next start, and not at an outage, which it sits out."""
+        if not isinstance(error, Exception) or self._outages.is_outage(error):
+            return
+        try:
+            self._orders.cancel_open()
+        except (CappuccinoError, sqlite3.Error) as trouble:
+            self.log.warning("trader.broker_unavailable", error=f"open orders are left: {trouble}", retry_after_s=None)
 
     # the loop --------------------------------------------------------------------------------------------------
 

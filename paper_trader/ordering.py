@@ -124,6 +124,12 @@ class OrderFlow:
         """Before trading goes on after a halt: what had not arrived then was perhaps why, and is not sent again."""
         self._keep([called_off(intent) for intent in self._open_fates()])
 
+    def cancel_open(self) -> None:
+        """What the venue has and has not filled yet: nobody will be there to look after it. Raises BrokerUnavailable."""
+        for intent in self._still_open("INTENT", "UNKNOWN", "ACKED"):
+            self._broker.cancel(intent)
+            self._log.warning("order.cancelled", order=intent.client_order_id, ticker=intent.ticker)
+
     def tick(self) -> None:
         """Between bars: resolve, every few seconds while there is something to resolve."""
         if self._now_s() >= self._resolve_due_s:
@@ -236,12 +242,15 @@ class OrderFlow:
 
     def _nothing_open(self) -> bool:
         """Whether none of our orders can still fill; those that could are cancelled."""
-        acknowledged = self._journal.intents("ACKED")
-        still_open = self._broker.open_orders() if acknowledged else frozenset()
-        late = [i for i in acknowledged if i.client_order_id in still_open]
+        late = self._still_open("ACKED")
         for intent in late:
             self._broker.cancel(intent)
         return not late
+
+    def _still_open(self, *states: str) -> list[Intent]:
+        ours = self._journal.intents(*states)
+        still_open = self._broker.open_orders() if ours else frozenset()
+        return [i for i in ours if i.client_order_id in still_open]
 
     def _look_at_books(self, account: Ledger, bars: Bars) -> Agreed | Differs:
         since_s = bars.last_close_s - bars.timeframe_s - OVERLAP_S

@@ -158,6 +158,27 @@ def test_a_trade_by_hand_halts_names_itself_and_waits_for_an_operator(venue: Any
         assert verify(journal, tmp_path / "artifacts").mismatches == ()
 
 
+@pytest.mark.parametrize("point", ["submitted", "acknowledged"])
+@pytest.mark.parametrize("left", ["canceled", "accepted"])
+def test_an_error_that_ends_the_trader_cancels_what_has_not_filled_or_leaves_it_as_configured(
+    venue: Any, tmp_path: Path, left: str, point: str
+) -> None:
+    config = settings(venue, tmp_path, cancel_at_failure=left == "canceled")
+    promote(tmp_path, policy())
+    venue.account.faults.extend([OrderFault.SLOW] * 3)
+
+    def breaks(name: str) -> None:
+        if name == point:
+            raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match=point):
+        run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR, crash_point=breaks)
+    assert venue.account.orders and {o.status for o in venue.account.orders} == {left}
+    run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        assert "halted" not in journal.meta() and verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
 @pytest.mark.parametrize("share", ["0.25", "0.5"])
 def test_what_was_paid_out_is_no_loss_once_an_operator_has_looked(venue: Any, tmp_path: Path, share: str) -> None:
     """A quarter would be the day's loss, which sells everything; half the drawdown that halts."""
