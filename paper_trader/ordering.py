@@ -254,7 +254,10 @@ class OrderFlow:
 
     def _look_at_books(self, account: Ledger, bars: Bars) -> Agreed | Differs:
         since_s = bars.last_close_s - bars.timeframe_s - OVERLAP_S
-        executions = self._broker.executions(after_s=since_s, booked=_Booked(self._journal))
+        told = self._broker.executions(after_s=since_s, booked=_Booked(self._journal))
+        executions = {
+            e.execution_id: e for e in told
+        }.values()  # an answer may tell one twice, at the seam of two pages
         known = self._broker.account()
         if not isinstance(known, Known):
             raise BrokerUnavailable(f"the account is not known: {known.reason}")

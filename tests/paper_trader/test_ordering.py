@@ -136,6 +136,26 @@ def test_a_fill_taken_over_while_catching_up_with_days_is_booked_once(tmp_path: 
         assert sum(f.quantity for f in journal.fills()) == 2
 
 
+@pytest.mark.parametrize("of", VENUES)
+def test_a_fill_that_a_venue_tells_twice_in_one_answer_is_booked_once(
+    tmp_path: Path, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flowing(tmp_path, of=of) as (venue, journal, flow):
+        answer = type(venue)._account_answer
+
+        def twice(venue: Any, account: Any, path: str, query: dict[str, str]) -> Any:
+            status, found = answer(venue, account, path, query)
+            return status, [x for x in found for _ in range(2)] if path.endswith(("FILL", "myTrades")) else found
+
+        monkeypatch.setattr(type(venue), "_account_answer", twice)
+        at_s, held = journal.last_mark()
+        flow.place(decision(at_s), limits_state(at_s), PLAN, held)
+        venue.now_s += HOUR
+        held = flow.settle(BARS.slice(1, 2), held, limited=lambda *_: limits_state(at_s))
+        booked = [name for name, _ in journal.executed() if name]
+        assert flow.difference == "" and len(booked) == len(venue.account.trades) == 4
+
+
 @pytest.mark.parametrize("bars_later", [2, 40])
 def test_a_sandbox_that_is_emptied_every_month_is_traded_on_once_an_operator_has_looked(
     tmp_path: Path, bars_later: int
