@@ -107,7 +107,7 @@ def positions(_: Config, arguments: argparse.Namespace) -> int:
             f"{paid:>14}{change:>10}"
         )
     worth = float(account.equity(close))
-    lines.append(f"{'cash':<8}{'':>32}{float(account.cash):>14,.2f}{100 * float(account.cash) / worth:>10.2f}")
+    lines.append(f"{'cash':<8}{'':>32}{float(account.cash):>14,.2f}{100 * float(account.cash) / (worth or 1.0):>10.2f}")
     say(record, "\n".join(lines), as_json=arguments.json)
     return 0
 

@@ -12,7 +12,7 @@ import ccxt
 import pytest
 from alpaca_like import KEYS, AlpacaLike
 from binance_like import BinanceLike
-from desk import artifact, promote, trader
+from desk import artifact, command, promote, trader
 from exchange_account import ExchangeAccount, OrderFault
 from rig import HOUR, START_S, TICKERS, truth_bars
 from venue import server_error
@@ -23,6 +23,7 @@ from daemon.child.config import Config, parse
 from features.errors import ConfigurationError
 from features.sources.alpaca_stream import AlpacaStream
 from paper_trader import operator
+from paper_trader.__main__ import main
 from paper_trader.journal import Journal
 from paper_trader.parity import verify
 from paper_trader.session import Command
@@ -201,6 +202,30 @@ def test_what_was_paid_out_is_no_loss_once_an_operator_has_looked(venue: Any, tm
         later = [d for d in journal.decisions() if d.decision.close_time_s > rearmed_s]
         assert len(later) >= 3 and all(d.guarded == d.decision.target for d in later)
         assert journal.last_mark()[1].peak < Decimal(25_000) * (1 - Decimal(share)) * Decimal("1.05")
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
+def test_an_account_that_was_emptied_halts_can_be_looked_at_and_goes_on_once_there_is_money_again(
+    venue: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over midnights and a restart, rearmed too early: nothing there divides by what is held."""
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    run_until(config, tmp_path, venue, venue.now_s + 2 * HOUR)
+    venue.account.cash, venue.account.coins = Decimal(0), dict.fromkeys(TICKERS, Decimal(0))
+    for _ in range(3):
+        operator.ask(tmp_path, Command.REARM, SystemClock())
+        run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "halted" and "equity 0.0" in status["reason"]
+    assert status["weights"] == dict.fromkeys(TICKERS, 0.0) and status["drawdown"] == 0.0
+    for verb in ("paper", "positions", "report"):
+        assert main(command(config, tmp_path, verb)[4:]) == 0 and "nan" not in capsys.readouterr().out
+    venue.account.cash = Decimal("9000.00")
+    operator.ask(tmp_path, Command.REARM, SystemClock())
+    run_until(config, tmp_path, venue, venue.now_s + 27 * HOUR)
+    assert json.loads((tmp_path / "paper" / "status.json").read_bytes())["state"] == "trading"
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
         assert verify(journal, tmp_path / "artifacts").mismatches == ()
 
 
