@@ -21,7 +21,7 @@ from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
 from paper_trader import risk
 from paper_trader.brokers import venue_broker
-from paper_trader.brokers.base import Broker, BrokerUnavailable
+from paper_trader.brokers.base import ORDER_LIFE_S, Broker, BrokerUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import load_holding
 from paper_trader.comparison import Comparison
@@ -209,7 +209,7 @@ class Trader:
     def _take(self, bars: Bars) -> None:
         self._at_hand_s = self.clock.monotonic_s()
         if bars.n_bars == 0 and not self._replay:
-            self._feed(NoBar(age_s=self.clock.now_utc().timestamp() - self._settled_s))
+            self._feed(NoBar(age_s=self._age_s()))
         for k in range(bars.n_bars):
             if self.should_stop():
                 return
@@ -246,9 +246,8 @@ class Trader:
 
     def _decide_if_allowed(self, bar: Bars, *, fresh: bool) -> None:
         self._halt_if_books_differ()
-        age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
-            age_s=age_s, newest=fresh, account_agrees=not self._orders.difference,
+            age_s=0.0 if self._replay else self._age_s(), newest=fresh, account_agrees=not self._orders.difference,
             alarm=self._deciding.alarm(bar, self._account) or self._orders.alarm(bar), clock_offset_s=self._clock_offset_s,
         )  # fmt: skip
         for effect in self._feed(event):
@@ -274,11 +273,14 @@ class Trader:
         self._deciding.prove(decided.decision, self._account)
 
     def _finish_interrupted_bar(self) -> None:
-        """After a restart of a replay: decide on the newest bar if the crash came before that."""
-        if not self._replay or self._journal.decision_at(self._settled_s):
+        """After a restart: decide on the newest bar if the crash came before that; live, while the bar is minutes old."""
+        if self._journal.decision_at(self._settled_s):
+            return
+        if not self._replay and not 0.0 <= self._age_s() <= min(ORDER_LIFE_S, self._spec.timeframe_s):
             return
         if self._orders.is_past(self._settled_s):
             return  # this bar was never decided on, and the broker has settled the next one
+        self._ask_the_venues_clock(self.clock.monotonic_s())
         self._decide_if_allowed(self._newest, fresh=True)
 
     # helpers ---------------------------------------------------------------------------------------------------
@@ -343,6 +345,10 @@ class Trader:
         self.log.info("trader.drilled", passed=result.passed, text=result.text)
         if not result.passed:
             self._feed(Fault(reason=f"the kill-switch drill failed: {result.text}"))
+
+    def _age_s(self) -> float:
+        """Since the newest settled bar closed."""
+        return self.clock.now_utc().timestamp() - self._settled_s
 
     def _say_ended(self, shadows: Sequence[str]) -> None:
         for reason in shadows:

@@ -24,6 +24,7 @@ from features.sources.alpaca_client import PARSING, open_trading_client
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
 from paper_trader.brokers.base import (
+    ORDER_LIFE_S,
     Absent,
     Accepted,
     BrokerUnavailable,
@@ -42,7 +43,6 @@ from paper_trader.journal import Execution, Intent
 
 PAPER_URL = "https://paper-api.alpaca.markets"
 HOSTS_HERE = ("127.0.0.1", "localhost", "::1")
-ORDER_LIFE_S = 300.0  # a decision on an hourly bar is worth little more than its first minutes
 SETTLES_S = 5.0
 FILLS_PER_PAGE = 100  # the venue's maximum
 TROUBLE = (requests.RequestException, *PARSING, InvalidOperation)

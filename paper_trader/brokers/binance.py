@@ -22,8 +22,9 @@ from features.sources.ccxt_client import PARSING, open_client, urls_for
 from features.sources.ccxt_library import errors
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
-from paper_trader.brokers.alpaca import ORDER_LIFE_S, SETTLES_S, sandbox_url
+from paper_trader.brokers.alpaca import SETTLES_S, sandbox_url
 from paper_trader.brokers.base import (
+    ORDER_LIFE_S,
     Absent,
     Accepted,
     BrokerUnavailable,

@@ -159,6 +159,24 @@ def test_a_trade_by_hand_halts_names_itself_and_waits_for_an_operator(venue: Any
         assert verify(journal, tmp_path / "artifacts").mismatches == ()
 
 
+def test_a_death_between_settling_a_bar_and_deciding_on_it_costs_no_decision(venue: Any, tmp_path: Path) -> None:
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    end_s, passages = venue.now_s + 5 * HOUR, iter(range(100))
+
+    def die(name: str) -> None:
+        if name == "bar settled" and next(passages) == 2:
+            raise Died
+
+    with pytest.raises(Died):
+        run_until(config, tmp_path, venue, end_s, crash_point=die)
+    run_until(config, tmp_path, venue, end_s)
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        marks = [at_s for at_s, _, _ in journal.marks()]
+        assert [d.decision.close_time_s for d in journal.decisions()][-len(marks) + 1 :] == marks[1:]
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
 @pytest.mark.parametrize("point", ["submitted", "acknowledged"])
 @pytest.mark.parametrize("left", ["canceled", "accepted"])
 def test_an_error_that_ends_the_trader_cancels_what_has_not_filled_or_leaves_it_as_configured(
