@@ -249,6 +249,7 @@ class Trader:
         event = BarSettled(
             age_s=0.0 if self._replay else self._age_s(), newest=fresh, account_agrees=not self._orders.difference,
             alarm=self._deciding.alarm(bar, self._account) or self._orders.alarm(bar), clock_offset_s=self._clock_offset_s,
+            invested=any(self._account.quantity),
         )  # fmt: skip
         for effect in self._feed(event):
             if isinstance(effect, Decide):

@@ -71,6 +71,7 @@ class BarSettled:
     """A closed bar was booked. age_s: since its close; account_agrees: journal equals broker; alarm: why to halt, or "".
 
     clock_offset_s: our clock minus the venue's, None where there is no such clock. newest: none has closed since.
+    invested: whether any coin is held.
     """
 
     age_s: float
@@ -78,6 +79,7 @@ class BarSettled:
     alarm: str = ""
     clock_offset_s: float | None = None
     newest: bool = True
+    invested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,8 @@ def _why_wait(state: Session, event: BarSettled) -> str:
     offset_s = event.clock_offset_s
     if offset_s is not None and not abs(offset_s) <= state.max_clock_offset_s:
         return f"our clock is {offset_s:+.1f} s off the venue's"
+    if state.flatten and event.invested and not state.has_policy:
+        return "nothing can be sold before the first judgement: there is no policy to decide with"
     return ""
 
 

@@ -101,6 +101,16 @@ def test_flatten_decides_in_a_halt_and_through_an_alarm_but_never_on_books_that_
     assert step(state, replace(FRESH, age_s=9000.0))[1] != (Decide(),)
 
 
+def test_what_an_account_held_at_its_opening_and_cannot_be_sold_without_a_policy_is_said() -> None:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    state, _ = step(idle, Told(command=Command.FLATTEN))
+    assert step(state, FRESH)[1] == ()  # nothing to sell
+    state, effects = step(state, replace(FRESH, invested=True))
+    assert isinstance(effects[0], Wait) and "no policy" in state.waiting
+    state, effects = step(step(state, PolicyLoaded())[0], replace(FRESH, invested=True))
+    assert effects == (Decide(),) and state.waiting == ""
+
+
 def test_what_was_decided_and_has_not_arrived_goes_out_only_while_trading_goes_on() -> None:
     """What has to be sold is still sold."""
     idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
