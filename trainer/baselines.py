@@ -65,7 +65,7 @@ def _equal(bars: Bars) -> Float:
 
 
 def _hold(weights: Callable[[Bars, int], Float]) -> Callable[[Bars, range], Target]:
-    """Bought at the first close and never touched again; a coin that an outage kept back, as soon as it can be had."""
+    """Bought at the first close and never touched again; what an outage kept back, of the cash, once it can be had."""
 
     def bind(bars: Bars, _: range) -> Target:
         def target(k: int, ledger: Ledger) -> Float | None:

@@ -27,3 +27,16 @@ def test_who_holds_buys_once_also_what_an_outage_keeps_back_at_first() -> None:
         whole, late = (run_baselines(b, window, ARENA, only=name)[name] for b in (bars, replace(bars, filled=out)))
         assert (whole.n_fills, late.n_fills) == (coins, coins)
         assert late.cash_weight[:3].min() > 0.3 and late.cash_weight[3:].max() < 0.05
+
+
+def test_nothing_that_is_held_is_sold_for_what_an_outage_kept_back() -> None:
+    """The other coins have risen meanwhile: all of 1/N would be more than there is."""
+    bars, window = random_bars(4), range(100, 400)
+    out = np.zeros_like(bars.filled)
+    out[101:200, 0] = True
+    risen = {name: getattr(bars, name).copy() for name in ("open", "high", "low", "close")}
+    for column in risen.values():
+        column[150:, 1:] *= 2.0
+    bars = replace(bars, filled=out, **risen)
+    late = run_baselines(bars, window, ARENA, only="1/N hold")["1/N hold"]
+    assert late.n_fills == 3 and late.cash_weight[99:].max() < 0.05
