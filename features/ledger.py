@@ -112,9 +112,9 @@ class Ledger:
         return np.array([float(q) for q in self.quantity])
 
     def weights(self, close: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N,) asset weights at `close`."""
+        """(N,) asset weights at `close`; zeros of an account that holds nothing at all."""
         value = self.quantity_array() * close
-        weights: NDArray[np.float64] = value / (float(self.cash) + value.sum())
+        weights: NDArray[np.float64] = value / (float(self.cash) + value.sum() or 1.0)
         return weights
 
     def observed(self, close: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -56,7 +56,7 @@ class Comparison:
         bars = journal.bars(since_s=anchors.of(self._shadows.settled_s(journal.last_bar_s())))
         ended = self._shadows.enter(roster, bars, anchors, recent)
         paper, equal = journal.midnights(), self._shadows.midnights(EQUAL)
-        self._evidence = over_days((paper[t], equal[t]) for t in sorted(paper.keys() & equal.keys()))
+        self._evidence = over_days((paper[t], equal[t]) for t in sorted(paper.keys() & equal.keys()) if paper[t] > 0)
         return ended
 
     def walk(self, bar: Bars, rows: Sequence[FeatureRows], worth: float) -> News:

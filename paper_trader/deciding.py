@@ -122,10 +122,13 @@ class Deciding:
             self._prove(decision, account)
 
     def _prove(self, decision: Decision, account: Ledger) -> None:
-        """Raises ParityBroken. The first proof of a life also looks at the last decision of the life before."""
+        """Raises ParityBroken. The first proof of a life also looks at the last decision of the life before.
+
+        Unless an operator has rearmed the account since: what he has looked at does not halt it for ever.
+        """
         assert self.holding is not None
         at_s = decision.close_time_s
-        if self._first and (last := self._journal.last_decided()) is not None:
+        if self._first and (last := self._journal.last_decided()) is not None and not self._looked_at(last):
             self._require_unrevised(last)
             self._require_same(
                 last.decision, last.artifact, self._journal.marks(since_s=last.decision.close_time_s)[0][1]
@@ -135,6 +138,10 @@ class Deciding:
             raise ParityBroken(f"parity: {utc_text(at_s)}: the stored bars are not those that were seen")
         self._require_same(decision, self.holding.artifact_id, account)
         self._proved, self._first = (at_s, self._chain), False
+
+    def _looked_at(self, last: Decided) -> bool:
+        at_s = last.decision.close_time_s
+        return any(rearm > (at_s, False) for rearm in self._journal.rearms())
 
     def _require_same(self, decision: Decision, artifact: str, account: Ledger) -> None:
         """Raises ParityBroken unless the training path decides the same, with the policy as it lies on disk."""

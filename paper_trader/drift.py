@@ -26,7 +26,7 @@ SOURCES = {
     "limits": "[risk], operators, and what the venue was asked instead",
     "fees": "fees other than those of [costs]",
     "price": "fills at other prices than [costs] makes of the open: slippage and latency; hourly bars do not part them",
-    "unfilled": "orders refused, late or filled in part, and rounding",
+    "unfilled": "orders refused, late or filled in part, rounding, and what `rearm` took over",
 }
 
 
@@ -89,7 +89,9 @@ class _Played:
         modelled = simulate_fills(account, self._sent[before_s], bar, self._costs, self._rules)
         worth = float(account.book(modelled).equity(bar.close[0]))
         gains = self._decisions(before_s, account, bar, worth)
-        fees = sum(float(f.fee_value) for f in modelled) - sum(float(f.fee_value) for f in self._filled[after_s])
+        # what was put right after a venue's rounding is booked as a fill of no quantity, and is no fee
+        paid = sum(float(f.fee_value) for f in self._filled[after_s] if f.quantity)
+        fees = sum(float(f.fee_value) for f in modelled) - paid
         expected = {f.ticker: float(f.price) for f in modelled}
         price = sum(
             (expected.get(f.ticker, float(f.price)) - float(f.price)) * float(f.quantity) for f in self._filled[after_s]

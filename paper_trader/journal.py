@@ -6,8 +6,8 @@ durable step; each step can be repeated after a crash without changing anything 
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from features.venue_rules import VenueRules
 from paper_trader import risk
+from paper_trader.account_record import ledger_from, ledger_record
 from paper_trader.anchoring import Anchors
 from paper_trader.bar_log import decoded, encoded, linked
 from paper_trader.database import fold_back, open_database, require_whole, transaction
@@ -112,7 +113,7 @@ class Journal:
         if read_only and not path.exists():
             raise DataError(f"no paper journal at {path}", hint="the trader has not started yet")
         self._connection = open_database(path, read_only=read_only, tables=_TABLES, schema=SCHEMA)
-        self._latencies: list[tuple[int, float]] = []
+        self._latencies, self._counted_at, self._counts = list[tuple[int, float]](), (-1, -1), dict[str, int]()
 
     def close(self) -> None:
         self._connection.close()
@@ -178,6 +179,10 @@ class Journal:
         """Close time and account of the newest bar that is fully settled."""
         row = self._connection.execute("SELECT close_time_s, account FROM marks ORDER BY 1 DESC LIMIT 1").fetchone()
         return int(row[0]), ledger_from(json.loads(row[1]))
+
+    def opened_with(self) -> float:
+        """Equity at the account's opening: of a venue's account, what it held then was worth."""
+        return float(self._connection.execute("SELECT equity FROM marks ORDER BY close_time_s LIMIT 1").fetchone()[0])
 
     def settle(self, bar: Bars, executions: Sequence[Execution], account: Ledger, state: risk.State) -> None:
         """One closed bar: the bar, what filled at its open, account and limits after it, in one transaction."""
@@ -252,10 +257,11 @@ class Journal:
         rows = self._connection.execute("SELECT client_order_id FROM intents WHERE close_time_s >= ?", (since_s,))
         return {i for (i,) in rows}
 
-    def execution_ids(self, *, since_s: int) -> set[str]:
-        """Ids of every fill booked to a bar that closed since, and of those that are older than this journal."""
-        rows = self._connection.execute("SELECT execution_id FROM fills WHERE close_time_s >= ?", (since_s,))
-        return {i for (i,) in rows} | set(json.loads(self.meta().get("older_fills", "[]")))
+    def is_booked(self, execution_id: str) -> bool:
+        """Whether the fill is booked, to whichever bar, or older than this journal."""
+        asked = "SELECT 1 FROM fills WHERE execution_id = ?"
+        found = self._connection.execute(asked, (execution_id,)).fetchone() is not None
+        return found or execution_id in json.loads(self.meta().get("older_fills", "[]"))
 
     def adopting(self) -> bool:
         """Whether an operator has said that a venue's account is right as it stands."""
@@ -304,24 +310,37 @@ class Journal:
         return {int(t): float(e) for t, e in rows}
 
     def fills(self) -> list[Fill]:
+        return [fill for _, fill in self.executed()]
+
+    def executed(self) -> list[tuple[str, Fill]]:
+        """(client order id, fill), oldest first; the id is "" where a venue's rounding was booked."""
         rows = self._connection.execute(
-            "SELECT ticker, close_time_s, quantity, price, fee_quote, fee_base FROM fills ORDER BY close_time_s, rowid"
+            "SELECT client_order_id, ticker, close_time_s, quantity, price, fee_quote, fee_base FROM fills"
+            " ORDER BY close_time_s, rowid"
         )
         return [
-            Fill(
+            (i, Fill(
                 ticker=t, close_time_s=s, quantity=Decimal(q), price=Decimal(p), fee_quote=Decimal(fq),
                 fee_base=Decimal(fb),
-            )
-            for t, s, q, p, fq, fb in rows
+            ))
+            for i, t, s, q, p, fq, fb in rows
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """Number of rows by table, and of orders not yet closed."""
-        tables = ("decisions", "intents", "fills", "marks")
-        # the table names are ours, not the user's
-        counted = {t: int(self._connection.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0]) for t in tables}  # noqa: S608
-        open_orders = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
-        return {**counted, "open": int(self._connection.execute(open_orders).fetchone()[0])}
+        """Number of rows by table, and of orders not yet closed.
+
+        Asked for every second, and as long as everything that is there: counted anew only when something was written.
+        """
+        (by_others,) = self._connection.execute("PRAGMA data_version").fetchone()
+        written = (by_others, self._connection.total_changes)
+        if written != self._counted_at:
+            tables = ("decisions", "intents", "fills", "marks")
+            # the table names are ours, not the user's
+            asked = {t: f"SELECT COUNT(*) FROM {t}" for t in tables}  # noqa: S608
+            asked["open"] = "SELECT COUNT(*) FROM intents WHERE state IN ('INTENT', 'UNKNOWN', 'ACKED')"
+            counts = {name: int(self._connection.execute(text).fetchone()[0]) for name, text in asked.items()}
+            self._counted_at, self._counts = written, counts
+        return dict(self._counts)
 
     def halt(self, reason: str) -> None:
         """Latch: only `rearm` clears it, a restart does not."""
@@ -354,10 +373,8 @@ class Journal:
             "INSERT OR REPLACE INTO risk VALUES (?, ?)", (close_time_s, json.dumps(risk.state_record(state)))
         )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with transaction(self._connection) as db:
-            yield db
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._connection)
 
     def _insert_bars(self, bars: Bars) -> None:
         for k in range(bars.n_bars):
@@ -368,23 +385,6 @@ class Journal:
             "INSERT INTO marks VALUES (?, ?, ?)",
             (close_time_s, json.dumps(ledger_record(account)), str(account.equity(close))),
         )
-
-
-def ledger_record(account: Ledger) -> dict[str, Any]:
-    """The account as plain JSON; every amount as the exact decimal text."""
-    return {
-        "tickers": list(account.tickers), "cash": str(account.cash), "quantity": [str(q) for q in account.quantity],
-        "peak": str(account.peak), "bars_since_trade": account.bars_since_trade, "fees": str(account.fees),
-        "turnover": str(account.turnover),
-    }  # fmt: skip
-
-
-def ledger_from(record: Mapping[str, Any]) -> Ledger:
-    return Ledger(
-        tickers=tuple(record["tickers"]), cash=Decimal(record["cash"]),
-        quantity=tuple(Decimal(q) for q in record["quantity"]), peak=Decimal(record["peak"]),
-        bars_since_trade=record["bars_since_trade"], fees=Decimal(record["fees"]), turnover=Decimal(record["turnover"]),
-    )  # fmt: skip
 
 
 def _decided(row: Sequence[Any]) -> Decided:

@@ -1,6 +1,7 @@
 """The trader's loop: a bar closes, it is settled, decided on, ordered; each step durable before the next."""
 
 import contextlib
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,13 +15,13 @@ from daemon.child.config import Config
 from daemon.child.market import Waiting, bar_source, broker_keys, costs, feature_spec, store_venue_rules, venue_rules
 from daemon.child.progress import Progress
 from features.bars import Bars, utc_text
-from features.errors import DataError
+from features.errors import CappuccinoError, DataError
 from features.ledger import Ledger
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
 from paper_trader import risk
 from paper_trader.brokers import venue_broker
-from paper_trader.brokers.base import Broker, BrokerUnavailable
+from paper_trader.brokers.base import ORDER_LIFE_S, Broker, BrokerUnavailable
 from paper_trader.brokers.simulated import SimulatedBroker
 from paper_trader.champion import load_holding
 from paper_trader.comparison import Comparison
@@ -131,6 +132,8 @@ class Trader:
             pause=self._waiting.sleep, log=self.log, crash_point=self.crash_point,
             may_send=lambda intent: self._session.may_send(sells=intent.quantity < 0),
         )  # fmt: skip
+        if venue is not None and self.config.paper.cancel_at_failure:
+            books.push(self._cancel_if_it_ends)
         self._deciding = Deciding(
             journal=self._journal, artifacts=self.state_dir / "artifacts", spec=self._spec, rules=self._rules,
             limits=risk.Limits(**asdict(self.config.risk)),
@@ -140,7 +143,7 @@ class Trader:
             last_bar_s=self._settled_s,
         )))  # fmt: skip
         self._say_ended([self._comparison.lost] if self._comparison.lost else [])
-        self._processed = self._journal.counts()["marks"] - 1
+        self._processed, self._opened_with = self._journal.counts()["marks"] - 1, self._journal.opened_with()
         self._newest = self._journal.bars(since_s=self._journal.last_bar_s())
         if self._halt_due:
             self._journal.halt(self._halt_due)
@@ -158,6 +161,15 @@ class Trader:
         self._orders.open(self._account, self._newest)  # ready only when no order's fate is open and the books agree
         self._halt_if_books_differ()
         self.log.info("trader.opened", settled=utc_text(self._settled_s), cash=str(self._account.cash), halted=halted)
+
+    def _cancel_if_it_ends(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        """Not at a stop, which leaves a trader's orders to the next start, and not at an outage, which it sits out."""
+        if not isinstance(error, Exception) or self._outages.is_outage(error):
+            return
+        try:
+            self._orders.cancel_open()
+        except (CappuccinoError, sqlite3.Error) as trouble:
+            self.log.warning("trader.broker_unavailable", error=f"open orders are left: {trouble}", retry_after_s=None)
 
     # the loop --------------------------------------------------------------------------------------------------
 
@@ -197,7 +209,7 @@ class Trader:
     def _take(self, bars: Bars) -> None:
         self._at_hand_s = self.clock.monotonic_s()
         if bars.n_bars == 0 and not self._replay:
-            self._feed(NoBar(age_s=self.clock.now_utc().timestamp() - self._settled_s))
+            self._feed(NoBar(age_s=self._age_s()))
         for k in range(bars.n_bars):
             if self.should_stop():
                 return
@@ -234,10 +246,10 @@ class Trader:
 
     def _decide_if_allowed(self, bar: Bars, *, fresh: bool) -> None:
         self._halt_if_books_differ()
-        age_s = 0.0 if self._replay else self.clock.now_utc().timestamp() - bar.last_close_s
         event = BarSettled(
-            age_s=age_s if fresh else float("inf"), account_agrees=not self._orders.difference,
+            age_s=0.0 if self._replay else self._age_s(), newest=fresh, account_agrees=not self._orders.difference,
             alarm=self._deciding.alarm(bar, self._account) or self._orders.alarm(bar), clock_offset_s=self._clock_offset_s,
+            invested=any(self._account.quantity),
         )  # fmt: skip
         for effect in self._feed(event):
             if isinstance(effect, Decide):
@@ -262,11 +274,14 @@ class Trader:
         self._deciding.prove(decided.decision, self._account)
 
     def _finish_interrupted_bar(self) -> None:
-        """After a restart of a replay: decide on the newest bar if the crash came before that."""
-        if not self._replay or self._journal.decision_at(self._settled_s):
+        """After a restart: decide on the newest bar if the crash came before that; live, while the bar is minutes old."""
+        if self._journal.decision_at(self._settled_s):
+            return
+        if not self._replay and not 0.0 <= self._age_s() <= min(ORDER_LIFE_S, self._spec.timeframe_s):
             return
         if self._orders.is_past(self._settled_s):
             return  # this bar was never decided on, and the broker has settled the next one
+        self._ask_the_venues_clock(self.clock.monotonic_s())
         self._decide_if_allowed(self._newest, fresh=True)
 
     # helpers ---------------------------------------------------------------------------------------------------
@@ -332,6 +347,10 @@ class Trader:
         if not result.passed:
             self._feed(Fault(reason=f"the kill-switch drill failed: {result.text}"))
 
+    def _age_s(self) -> float:
+        """Since the newest settled bar closed."""
+        return self.clock.now_utc().timestamp() - self._settled_s
+
     def _say_ended(self, shadows: Sequence[str]) -> None:
         for reason in shadows:
             self.log.warning("trader.shadow_ended", reason=reason)
@@ -353,7 +372,7 @@ class Trader:
         self._picture.write(self._record)
 
     def _record(self) -> dict[str, Any]:
-        close, started_with = self._newest.close[0], self.config.account.initial_cash
+        close, started_with = self._newest.close[0], self._opened_with
         total = (self._last_s - self._start_s) // self._spec.timeframe_s if self._replay else None
         record = status_record(
             session=self._session, account=self._account, close=close, settled_s=self._settled_s,

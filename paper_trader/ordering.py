@@ -25,7 +25,7 @@ from paper_trader.orders import (
     intents,
     refused_too_often,
 )  # fmt: skip
-from paper_trader.reconcile import Agreed, Differs, reconcile
+from paper_trader.reconcile import Agreed, Differs, after_bar, reconcile
 
 ACCOUNT = "paper"
 RESOLVE_EVERY_S = 5.0
@@ -49,6 +49,16 @@ class Sendings:
     def latest_s(self, intent: Intent) -> float:
         """The latest moment at which the order may have been sent."""
         return self.over_s.get(intent.client_order_id, max(intent.sent_s, self.born_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """Ids of the fills that the journal knows, asked for one by one: there are more every day."""
+
+    journal: Journal
+
+    def __contains__(self, execution_id: object) -> bool:
+        return self.journal.is_booked(str(execution_id))
 
 
 class OrderFlow:
@@ -113,6 +123,12 @@ class OrderFlow:
     def call_off(self) -> None:
         """Before trading goes on after a halt: what had not arrived then was perhaps why, and is not sent again."""
         self._keep([called_off(intent) for intent in self._open_fates()])
+
+    def cancel_open(self) -> None:
+        """What the venue has and has not filled yet: nobody will be there to look after it. Raises BrokerUnavailable."""
+        for intent in self._still_open("INTENT", "UNKNOWN", "ACKED"):
+            self._broker.cancel(intent)
+            self._log.warning("order.cancelled", order=intent.client_order_id, ticker=intent.ticker)
 
     def tick(self) -> None:
         """Between bars: resolve, every few seconds while there is something to resolve."""
@@ -180,7 +196,7 @@ class OrderFlow:
         self._crash_point("broker settled")
         executions = self._compare(account, bar, closing=True)
         fills = [e.fill for e in executions]
-        after = account.book(fills).marked(bar.close[0])
+        after = after_bar(account, fills, bar.close[0])
         self._journal.settle(bar, executions, after, limited(after, fills))
         self._sendings.over_s.clear()
         self._crash_point("bar settled")
@@ -226,17 +242,22 @@ class OrderFlow:
 
     def _nothing_open(self) -> bool:
         """Whether none of our orders can still fill; those that could are cancelled."""
-        acknowledged = self._journal.intents("ACKED")
-        still_open = self._broker.open_orders() if acknowledged else frozenset()
-        late = [i for i in acknowledged if i.client_order_id in still_open]
+        late = self._still_open("ACKED")
         for intent in late:
             self._broker.cancel(intent)
         return not late
 
+    def _still_open(self, *states: str) -> list[Intent]:
+        ours = self._journal.intents(*states)
+        still_open = self._broker.open_orders() if ours else frozenset()
+        return [i for i in ours if i.client_order_id in still_open]
+
     def _look_at_books(self, account: Ledger, bars: Bars) -> Agreed | Differs:
         since_s = bars.last_close_s - bars.timeframe_s - OVERLAP_S
-        booked = self._journal.execution_ids(since_s=since_s - DAY_S)
-        executions = self._broker.executions(after_s=since_s, booked=booked)
+        told = self._broker.executions(after_s=since_s, booked=_Booked(self._journal))
+        executions = {
+            e.execution_id: e for e in told
+        }.values()  # an answer may tell one twice, at the seam of two pages
         known = self._broker.account()
         if not isinstance(known, Known):
             raise BrokerUnavailable(f"the account is not known: {known.reason}")

@@ -29,6 +29,9 @@ class Outages:
         self._places = (state_dir / "paper", state_dir / "market")
         self._pause_s = FIRST_PAUSE_S
 
+    def is_outage(self, error: Exception) -> bool:
+        return isinstance(error, (MarketUnavailable, BrokerUnavailable)) or disk_full(error)
+
     def over(self) -> None:
         """A bar was settled: what there was is over."""
         self._pause_s = FIRST_PAUSE_S

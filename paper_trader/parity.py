@@ -15,11 +15,13 @@ from features.observation import observed_columns
 from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from paper_trader import risk
+from paper_trader.account_record import ledger_record
 from paper_trader.anchoring import AnchoredRows, Anchors
 from paper_trader.bar_log import chained
-from paper_trader.journal import Decided, Intent, Journal, ledger_record
+from paper_trader.journal import Decided, Intent, Journal
 from paper_trader.ordering import ACCOUNT
 from paper_trader.orders import intents
+from paper_trader.reconcile import after_bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,7 @@ def verify(
         if n > 0:
             done = check.fills(k, now)
             fills += done
-            account = now.account.book(done).marked(check.bars.close[k])
+            account = after_bar(now.account, done, check.bars.close[k])
             now = _Step(account=account, state=risk.settled(now.state, check.view(k, account), done))
         if ledger_record(now.account) != ledger_record(marked) or now.account.equity(check.bars.close[k]) != equity:
             check.differs(close_time_s, "the account is not what its orders and fills make it")

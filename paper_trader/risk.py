@@ -135,9 +135,17 @@ def opened(n_tickers: int, *, equity: float, close_time_s: int) -> State:
     )  # fmt: skip
 
 
+def paid_in(fills: Sequence[Fill]) -> Decimal:
+    """What was put right by fills of no quantity, in quote currency; negative: paid out. No gain and no loss."""
+    return -sum((f.fee_value for f in fills if not f.quantity), Decimal(0))
+
+
 def settled(state: State, view: View, fills: Sequence[Fill]) -> State:
     """One closed bar later, after `fills` at its open; every settled bar passes here, decided on or not."""
-    worth, day = view.equity, view.close_time_s // DAY_S
+    worth, day, paid = view.equity, view.close_time_s // DAY_S, float(paid_in(fills))
+    if paid and worth > max(0.0, paid):
+        grown = worth / (worth - paid)
+        state = replace(state, peak=state.peak * grown, trail=state.trail * grown, day_open=state.day_open * grown)
     new_day = day != state.day
     return replace(
         state,

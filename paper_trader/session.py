@@ -70,13 +70,16 @@ class Session:
 class BarSettled:
     """A closed bar was booked. age_s: since its close; account_agrees: journal equals broker; alarm: why to halt, or "".
 
-    clock_offset_s: our clock minus the venue's, None where there is no such clock.
+    clock_offset_s: our clock minus the venue's, None where there is no such clock. newest: none has closed since.
+    invested: whether any coin is held.
     """
 
     age_s: float
     account_agrees: bool
     alarm: str = ""
     clock_offset_s: float | None = None
+    newest: bool = True
+    invested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +152,12 @@ def step(state: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
 
 
 def _bar(state: Session, event: BarSettled) -> tuple[Session, tuple[Effect, ...]]:
+    reason = _why_wait(state, event)
     if not event.account_agrees:
-        return _halted(state, "the journal's account is not the broker's")
+        return _halted(replace(state, waiting=reason), "the journal's account is not the broker's")
     if event.alarm and not state.flatten:  # an operator who sells everything is not stopped by what he reacts to
-        return _halted(state, event.alarm)
-    if reason := _why_wait(state, event):
+        return _halted(replace(state, waiting=reason), event.alarm)
+    if reason:
         return _waiting(state, reason)
     state = replace(state, waiting="")
     halted = state.phase is Phase.HALTED and not state.flatten
@@ -164,11 +168,15 @@ def _bar(state: Session, event: BarSettled) -> tuple[Session, tuple[Effect, ...]
 
 def _why_wait(state: Session, event: BarSettled) -> str:
     """Such a bar is booked, never traded on as if it were new and certain. NaN waits too."""
+    if not event.newest:
+        return "catching up: later bars have closed"
     if not event.age_s <= state.stale_after_s:
         return f"the newest bar is {event.age_s / 60.0:.0f} min old"
     offset_s = event.clock_offset_s
     if offset_s is not None and not abs(offset_s) <= state.max_clock_offset_s:
         return f"our clock is {offset_s:+.1f} s off the venue's"
+    if state.flatten and event.invested and not state.has_policy:
+        return "nothing can be sold before the first judgement: there is no policy to decide with"
     return ""
 
 

@@ -29,9 +29,9 @@ from features.ledger import Ledger, plan_orders, simulate_fills
 from features.pipeline import FeatureRows
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
+from paper_trader.account_record import ledger_from, ledger_record
 from paper_trader.anchoring import AnchoredRows, Anchors
 from paper_trader.database import BookUnusable, open_database, transaction
-from paper_trader.journal import ledger_from, ledger_record
 
 SCHEMA, DAY_S = 1, 86_400
 EQUAL, CASH = "1/N daily", "cash"

@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from daemon.child.market import Waiting, open_market
 from features.bars import Bars, epoch_s, utc_text
 from features.errors import DataError
 from features.files import read_json, write_atomic
+from features.ledger import Fill
 from features.sources.errors import HistoryTooShort, MarketUnavailable
 from paper_trader import drift as drifting
 from paper_trader import report as reporting
@@ -104,7 +107,7 @@ def positions(_: Config, arguments: argparse.Namespace) -> int:
             f"{paid:>14}{change:>10}"
         )
     worth = float(account.equity(close))
-    lines.append(f"{'cash':<8}{'':>32}{float(account.cash):>14,.2f}{100 * float(account.cash) / worth:>10.2f}")
+    lines.append(f"{'cash':<8}{'':>32}{float(account.cash):>14,.2f}{100 * float(account.cash) / (worth or 1.0):>10.2f}")
     say(record, "\n".join(lines), as_json=arguments.json)
     return 0
 
@@ -113,17 +116,16 @@ def orders(_: Config, arguments: argparse.Namespace) -> int:
     """The newest orders and what became of them."""
     with _journal(arguments.state_dir) as journal:
         sent = journal.intents()[-arguments.last :]
-        filled = {(f.ticker, f.close_time_s): f for f in journal.fills()}
-        timeframe_s = int(journal.meta()["timeframe_s"])
-    rows = []
-    for order in sent:
-        fill = filled.get((order.ticker, order.close_time_s + timeframe_s))
-        rows.append({
+        filled = defaultdict[str, list[Fill]](list)
+        for client_order_id, fill in journal.executed():
+            filled[client_order_id].append(fill)
+    rows = [
+        {
             "decided_utc": utc_text(order.close_time_s), "ticker": order.ticker, "quantity": str(order.quantity),
-            "state": order.state, "filled": None if fill is None else str(fill.quantity),
-            "price": None if fill is None else str(fill.price),
-            "fee_value": None if fill is None else str(fill.fee_value), "client_order_id": order.client_order_id,
-        })  # fmt: skip
+            "state": order.state, **_in_all(filled[order.client_order_id]), "client_order_id": order.client_order_id,
+        }
+        for order in sent
+    ]  # fmt: skip
     lines = [f"{'decided at':<22}{'ticker':<8}{'quantity':>18}{'state':>9}{'filled':>18}{'price':>16}"]
     lines += [
         f"{r['decided_utc']:<22.20}{r['ticker']:<8}{r['quantity']:>18.18}{r['state']:>9}{r['filled'] or '':>18.18}"
@@ -132,6 +134,16 @@ def orders(_: Config, arguments: argparse.Namespace) -> int:
     ]
     say({"orders": rows}, "\n".join(lines), as_json=arguments.json)
     return 0
+
+
+def _in_all(fills: Sequence[Fill]) -> dict[str, str | None]:
+    """What an order filled, at which price on average and for which fees; a venue fills it in parts."""
+    if not fills:
+        return dict.fromkeys(("filled", "price", "fee_value"))
+    quantity = sum((f.quantity for f in fills), Decimal(0))
+    price = sum((f.notional for f in fills), Decimal(0)) / abs(quantity) if len(fills) > 1 else fills[0].price
+    fees = sum((f.fee_value for f in fills), Decimal(0))
+    return {"filled": str(quantity), "price": str(price), "fee_value": str(fees)}
 
 
 def say(record: Mapping[str, Any], text: str, *, as_json: bool) -> None:

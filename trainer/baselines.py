@@ -65,8 +65,14 @@ def _equal(bars: Bars) -> Float:
 
 
 def _hold(weights: Callable[[Bars, int], Float]) -> Callable[[Bars, range], Target]:
-    def bind(bars: Bars, window: range) -> Target:
-        return lambda k, _: weights(bars, k) if k == window.start else None
+    """Bought at the first close and never touched again; what an outage kept back, of the cash, once it can be had."""
+
+    def bind(bars: Bars, _: range) -> Target:
+        def target(k: int, ledger: Ledger) -> Float | None:
+            held, wanted = ledger.quantity_array() > 0, weights(bars, k)
+            return np.where(held, ledger.weights(bars.close[k]), wanted) if (wanted[~held] > 0).any() else None
+
+        return target
 
     return bind
 

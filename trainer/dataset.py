@@ -201,3 +201,18 @@ def arena(config: Config, state_dir: Path) -> Arena:
         initial_cash=config.account.initial_cash, costs=costs(config), limits=limits(config),
         rules=venue_rules(config, state_dir),
     )  # fmt: skip
+
+
+def require_room_for_an_order(where: Arena, tickers: Sequence[str]) -> None:
+    """ConfigurationError when the largest order of the opening account is below the venue's smallest for every ticker.
+
+    Such an account never trades, and every trial and baseline would score the same zero.
+    """
+    _, least = where.rules.arrays(tickers)
+    largest = where.initial_cash * min(where.limits.max_weight, 1.0 - where.limits.min_cash_reserve)
+    if largest < least.min():
+        raise ConfigurationError(
+            f"an account of {where.initial_cash:g} never trades: it orders {largest:g} at most, and the smallest order that "
+            f"{where.rules.venue} takes is {least.min():g}",
+            hint="raise account.initial_cash, which is in units of market.quote",
+        )

@@ -13,6 +13,7 @@ from trainer.evaluate import Run
 from trainer.sharpe import annualised, sharpe, sharpe_se, varies
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
+MOST_A_YEAR = 600.0  # log wealth: a good hour of minutes, compounded for a year, is more than a float holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +59,8 @@ def score(run: Run, *, timeframe_s: int) -> Score:
         annual_sharpe=0.0 if flat else annualised(sharpe(run.returns), bars_per_year),
         annual_sharpe_se=0.0 if flat else annualised(sharpe_se(run.returns), bars_per_year),
         annual_sortino=annualised(float(run.returns.mean()) / downside, bars_per_year) if downside > 0.0 else 0.0,
-        calmar=math.expm1(log_wealth / years) / drawdown if drawdown > 0.0 else 0.0, cvar_5pct=float(worst.mean()),
-        max_drawdown=drawdown,
+        calmar=math.expm1(min(log_wealth / years, MOST_A_YEAR)) / drawdown if drawdown > 0.0 else 0.0,
+        cvar_5pct=float(worst.mean()), max_drawdown=drawdown,
         turnover_per_year=run.turnover * bars_per_year / len(run.returns), fees=run.fees,
         time_in_cash=float((run.cash_weight > 0.95).mean()),
     )  # fmt: skip

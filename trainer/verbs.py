@@ -239,6 +239,7 @@ def focus(config: Config, arguments: argparse.Namespace) -> int:
     space = search_space(config.study.policy, config.features.stack_bars)
     if arguments.trial is None:
         parent = arguments.study or config.study.name
+        require_own(arguments.state_dir, parent)
         proposed = on_trial(arguments.state_dir, parent)
         found = completed_trials(arguments.state_dir, parent)
         drawn = [t for t in found if (t.get("pair"), t.get("half")) not in proposed]
@@ -246,6 +247,7 @@ def focus(config: Config, arguments: argparse.Namespace) -> int:
     else:
         record = find_trial(arguments.state_dir, arguments.study, arguments.trial)
         parent, name = record["study"], f"{record['study']}-{record['number']}-again"
+        require_own(arguments.state_dir, parent)
         ranges = the_same_again(record["parameters"], space)
     if arguments.json:
         print(json.dumps({"name": name, "parent": parent, "ranges": ranges}))

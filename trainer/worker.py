@@ -22,7 +22,7 @@ from features.files import read_json, write_atomic
 from trainer import ppo
 from trainer.arrays import npz
 from trainer.baselines import FIXED_BASELINE, run_baselines
-from trainer.dataset import Dataset, arena, settings_text
+from trainer.dataset import Dataset, arena, require_room_for_an_order, settings_text
 from trainer.evaluate import Run, over_seeds, pooled, run_policy
 from trainer.holdout import holdout_ledger
 from trainer.judgement import Judgement
@@ -90,7 +90,8 @@ class Worker:
         self.should_stop, self.should_finish = should_stop, should_finish  # now; after the present trial
         self.arena = arena(config, state_dir)
         self.ledger = TrialLedger(state_dir / "ledger.jsonl")
-        # what will be wanted of the bars and the ledgers in the end is refused at the start
+        # what will be wanted of the account, the bars and the ledgers in the end is refused at the start
+        require_room_for_an_order(self.arena, dataset.spec.tickers)
         if config.promotion.automatic and config.promotion.cross_validated:
             _ = dataset.cross_validation
         self.ledger.sharpes(timeframe_s=dataset.spec.timeframe_s)

@@ -120,6 +120,7 @@ class PaperConfig:
     replay_start_utc: str = ""
     replay_bars_per_s: float = 0.0
     start_without_champion: bool = True
+    cancel_at_failure: bool = True
     stale_after_s: float = 5400.0
     max_clock_offset_s: float = 5.0
     challengers: int = 3

@@ -24,6 +24,7 @@ from features.sources.alpaca_client import PARSING, open_trading_client
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
 from paper_trader.brokers.base import (
+    ORDER_LIFE_S,
     Absent,
     Accepted,
     BrokerUnavailable,
@@ -42,9 +43,9 @@ from paper_trader.journal import Execution, Intent
 
 PAPER_URL = "https://paper-api.alpaca.markets"
 HOSTS_HERE = ("127.0.0.1", "localhost", "::1")
-ORDER_LIFE_S = 300.0  # a decision on an hourly bar is worth little more than its first minutes
 SETTLES_S = 5.0
 FILLS_PER_PAGE = 100  # the venue's maximum
+TROUBLE = (requests.RequestException, *PARSING, InvalidOperation)
 PROVEN = (400, 403, 404, 422)  # the order was read and refused
 
 
@@ -96,7 +97,7 @@ class AlpacaBroker:
             return Accepted(order_id=self._learn(answer, intent))
         except APIError as error:
             return _outcome(error)
-        except (requests.RequestException, *PARSING) as error:
+        except TROUBLE as error:
             return Unknown(reason=_text(error))
 
     def find(self, intent: Intent) -> Sight:
@@ -107,7 +108,7 @@ class AlpacaBroker:
         except APIError as error:
             _require_welcome(error)
             return Absent() if error.status_code == 404 else Unknown(reason=_text(error))
-        except (requests.RequestException, *PARSING) as error:
+        except TROUBLE as error:
             return Unknown(reason=_text(error))
 
     def cancel(self, intent: Intent) -> None:
@@ -144,7 +145,7 @@ class AlpacaBroker:
             )  # fmt: skip
             if account["trading_blocked"] or account["account_blocked"]:
                 return Unknown(reason="the venue has blocked the account")
-        except (BrokerUnavailable, *PARSING, InvalidOperation) as error:
+        except (BrokerUnavailable, *TROUBLE) as error:
             if self._last_known is None:
                 return Unknown(reason=_text(error))
             at_s, known = self._last_known
@@ -209,7 +210,7 @@ class AlpacaBroker:
             _require_welcome(error)
             wait_s = retry_after_s(error.response.headers) if error.status_code == 429 else None
             raise BrokerUnavailable(f"{what}: {_text(error)}", retry_after_s=wait_s) from error
-        except (requests.RequestException, *PARSING) as error:
+        except TROUBLE as error:
             raise BrokerUnavailable(f"{what}: {_text(error)}") from error
 
 

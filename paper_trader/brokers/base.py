@@ -13,6 +13,8 @@ from features.bars import Bars
 from features.errors import CappuccinoError
 from paper_trader.journal import Execution, Intent
 
+ORDER_LIFE_S = 300.0  # a decision on an hourly bar is worth little more than its first minutes
+
 
 class BrokerUnavailable(CappuccinoError):
     """The broker gave no usable answer for now. Nothing was booked: the same step is tried again later.

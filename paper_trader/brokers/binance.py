@@ -7,6 +7,7 @@ in the coin it was taken in. Errors are judged by status and by binance's own co
 differ with the host, and 4xx become a NetworkError.
 """
 
+import contextlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -21,8 +22,9 @@ from features.sources.ccxt_client import PARSING, open_client, urls_for
 from features.sources.ccxt_library import errors
 from features.sources.keys import KeyPair
 from features.sources.reader import ANSWER_TIMEOUT_S, RATE_LIMIT_WAIT_S, retry_after_s
-from paper_trader.brokers.alpaca import ORDER_LIFE_S, SETTLES_S, sandbox_url
+from paper_trader.brokers.alpaca import SETTLES_S, sandbox_url
 from paper_trader.brokers.base import (
+    ORDER_LIFE_S,
     Absent,
     Accepted,
     BrokerUnavailable,
@@ -93,7 +95,9 @@ class BinanceBroker:
             return Found(order_id=self._learn(self._client.privateGetOrder(asked), intent))
         except TROUBLE as error:
             self._require_welcome(error)
-            return Absent() if self._code == NOT_FOUND else Unknown(reason=_text(error))
+            sight = Absent() if self._code == NOT_FOUND else Unknown(reason=_text(error))
+            self._heed_clock()
+            return sight
 
     def cancel(self, intent: Intent) -> None:
         asked = {"symbol": f"{intent.ticker}{self._quote}", "origClientOrderId": intent.client_order_id}
@@ -155,7 +159,7 @@ class BinanceBroker:
     ) -> tuple[list[Execution], int | None]:
         """Trades of one page, and the id of the next page's first; None when there is none."""
         page = self._client.privateGetMyTrades(dict(asked))
-        found = [self._execution(ticker, t) for t in page if f"{ticker}::{t['id']}" not in booked]
+        found = [self._execution(ticker, t) for t in page if _execution_id(ticker, t) not in booked]
         return found, int(page[-1]["id"]) + 1 if len(page) == TRADES_PER_PAGE else None
 
     def _execution(self, ticker: str, trade: Mapping[str, Any]) -> Execution:
@@ -171,7 +175,7 @@ class BinanceBroker:
             )
         bought = trade["isBuyer"] in (True, "true")
         return Execution(
-            execution_id=f"{ticker}::{trade['id']}", client_order_id=self._ids[order_id],
+            execution_id=_execution_id(ticker, trade), client_order_id=self._ids[order_id],
             fill=Fill(
                 ticker=ticker, close_time_s=int(trade["time"]) // 1000, price=_number(trade["price"]),
                 quantity=_number(trade["qty"]) if bought else -_number(trade["qty"]),
@@ -194,8 +198,7 @@ class BinanceBroker:
         if status in (418, 429):
             return Deferred(reason=text, retry_after_s=retry_after_s(self._headers) or RATE_LIMIT_WAIT_S)
         if code == CLOCK_OFF:
-            self._client.options["adjustForTimeDifference"] = True
-            self._ask("time", self._client.load_time_difference)
+            self._heed_clock()
             return Deferred(reason=text, retry_after_s=RECV_WINDOW_S)
         if 400 <= status < 500 and code not in NOT_SURE and "uplicate" not in text:
             return Rejected(reason=text)
@@ -218,7 +221,18 @@ class BinanceBroker:
                 return None
             self._require_welcome(error)
             wait_s = retry_after_s(self._headers) if self._status in (418, 429) else None
+            self._heed_clock()
             raise BrokerUnavailable(f"{what}: {_text(error)}", retry_after_s=wait_s) from error
+
+    def _heed_clock(self) -> None:
+        """Where the answer was that our clock is off (a second ahead is too much): later requests go by the venue's.
+
+        If it does not tell the time now, it is asked after the next such answer.
+        """
+        if self._code == CLOCK_OFF:
+            self._begin()
+            with contextlib.suppress(*TROUBLE):
+                self._client.load_time_difference()
 
     def _begin(self) -> None:
         self._beat()
@@ -231,6 +245,11 @@ class BinanceBroker:
                 self._code = int(response.json()["code"])
             except TROUBLE:
                 self._code = 0
+
+
+def _execution_id(ticker: str, trade: Mapping[str, Any]) -> str:
+    """With its time, as the sandbox is emptied about once a month and numbers its trades anew."""
+    return f"{ticker}::{trade['id']}::{trade['time']}"
 
 
 def _number(text: Any) -> Decimal:

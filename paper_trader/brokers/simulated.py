@@ -10,9 +10,10 @@ from features.costs import Costs
 from features.errors import DataError
 from features.ledger import Fill, Ledger, simulate_fills
 from features.venue_rules import VenueRules
+from paper_trader.account_record import ledger_from, ledger_record
 from paper_trader.brokers.base import Absent, Accepted, Found, Knowledge, Known, Outcome, Rejected, Sight, Traits
 from paper_trader.database import fold_back, open_database, transaction
-from paper_trader.journal import Execution, Intent, ledger_from, ledger_record
+from paper_trader.journal import Execution, Intent
 
 SCHEMA = 1
 _TABLES = """

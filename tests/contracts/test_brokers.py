@@ -1,5 +1,6 @@
 """Every broker keeps the contract: the embedded one, and each real client against its local venue."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -18,7 +19,7 @@ from features.ledger import Ledger
 from features.sources.keys import KeyPair
 from features.venue_rules import VenueRules
 from paper_trader.brokers.alpaca import PAPER_URL, AlpacaBroker, sandbox_url
-from paper_trader.brokers.base import BrokerUnavailable, Deferred, Known, Rejected, Stale, Unknown
+from paper_trader.brokers.base import Accepted, BrokerUnavailable, Deferred, Known, Rejected, Stale, Unknown
 from paper_trader.brokers.binance import SANDBOX_URL, BinanceBroker
 from paper_trader.brokers.simulated import SimulatedBroker
 
@@ -115,6 +116,15 @@ class VenueSuite(BrokerSuite):
         with pytest.raises(BrokerUnavailable):
             given.executions(after_s=OPENED_S, booked=())
 
+    @pytest.mark.parametrize("odd", ["", None, "abc", "NaN"])
+    def test_a_fill_whose_amount_is_no_number_is_an_outage(self, given, odd, monkeypatch):
+        given.submit(intent("BTC", "0.02"))
+        made_by = "_fill" if self.name == "alpaca" else "_trade"
+        true = getattr(type(self.venue), made_by)
+        monkeypatch.setattr(type(self.venue), made_by, lambda venue, trade: true(venue, trade) | {"qty": odd})
+        with pytest.raises(BrokerUnavailable):
+            given.executions(after_s=OPENED_S - 1, booked=())
+
     @pytest.mark.parametrize("text", ["NaN", "inf", "none"])
     def test_an_amount_that_is_no_number_makes_the_account_unknown(self, given, text, monkeypatch):
         class Odd(Decimal):
@@ -181,6 +191,37 @@ class TestBinance(VenueSuite):
         monkeypatch.setattr(type(self.venue), "_trade", lambda s, t: trade(s, t) | {"commissionAsset": "BNB"})
         with pytest.raises(ConfigurationError, match="BNB"):
             given.executions(after_s=OPENED_S - 1, booked=())
+
+    @pytest.mark.parametrize("tells_the_time", [True, False])
+    def test_a_clock_a_second_ahead_is_set_by_the_venues_and_the_next_request_is_taken(
+        self, given, tells_the_time, monkeypatch
+    ):
+        """Every signed request, reads included: the trader would wait for the broker for ever."""
+        self.venue.now_s = given._client.milliseconds() / 1000.0 - 3.0
+        refusal = {"code": -1021, "msg": "Timestamp for this request was 1000ms ahead of the server's time."}
+        answer, command = type(self.venue).answer, type(self.venue).command
+
+        def is_early(fields: dict[str, str]) -> bool:
+            return int(fields.get("timestamp", "0")) > (self.venue.now_s + 1.0) * 1000.0
+
+        def answers(venue: Any, path: str, query: dict[str, str], headers: dict[str, str]) -> Any:
+            if path == "/api/v3/time" and not tells_the_time:
+                return 503, {}
+            return (400, refusal) if is_early(query) else answer(venue, path, query, headers)
+
+        def takes(venue: Any, method: str, path: str, fields: dict[str, str], headers: dict[str, str]) -> Any:
+            return (400, refusal, None) if is_early(fields) else command(venue, method, path, fields, headers)
+
+        monkeypatch.setattr(type(self.venue), "answer", answers)
+        monkeypatch.setattr(type(self.venue), "command", takes)
+        for ask in (given.account, given.open_orders, lambda: given.find(intent("BTC", "0.02"))):
+            given._client.options["timeDifference"] = 0
+            with contextlib.suppress(BrokerUnavailable):
+                assert isinstance(ask(), Unknown)
+            assert isinstance(given.account(), Known) is tells_the_time
+        given._client.options["timeDifference"] = 0
+        assert isinstance(given.submit(intent("BTC", "0.02")), Deferred)
+        assert isinstance(given.submit(intent("BTC", "0.02")), Accepted if tells_the_time else Deferred)
 
 
 REAL_MONEY = (

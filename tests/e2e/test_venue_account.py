@@ -12,7 +12,7 @@ import ccxt
 import pytest
 from alpaca_like import KEYS, AlpacaLike
 from binance_like import BinanceLike
-from desk import artifact, promote, trader
+from desk import artifact, command, promote, trader
 from exchange_account import ExchangeAccount, OrderFault
 from rig import HOUR, START_S, TICKERS, truth_bars
 from venue import server_error
@@ -23,6 +23,7 @@ from daemon.child.config import Config, parse
 from features.errors import ConfigurationError
 from features.sources.alpaca_stream import AlpacaStream
 from paper_trader import operator
+from paper_trader.__main__ import main
 from paper_trader.journal import Journal
 from paper_trader.parity import verify
 from paper_trader.session import Command
@@ -42,7 +43,7 @@ def venue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     truth = truth_bars(NOW + BARS + 30)
     closes = {t: Decimal(repr(round(float(c), 2))) for t, c in zip(TICKERS, truth.close[NOW], strict=True)}
     account = ExchangeAccount(
-        cash=Decimal("10000.00"), coins=dict.fromkeys(TICKERS, Decimal(0)), price=closes,
+        cash=Decimal("25000.00"), coins=dict.fromkeys(TICKERS, Decimal(0)), price=closes,
         id_for_ever=request.param == "alpaca",
     )  # fmt: skip
     kind = AlpacaLike if request.param == "alpaca" else BinanceLike
@@ -106,12 +107,14 @@ def test_an_account_at_a_venue_is_traded_killed_and_re_derived(venue: Any, tmp_p
         ids = [o.client_order_id for o in account.orders]
         assert len(ids) == len(set(ids)) > 8 and set(ids) <= journal.intent_ids(since_s=0)
         later = [t for t in account.trades if t.at_s > settled_s]  # of the last decision, not yet booked
-        booked = {i for i in journal.execution_ids(since_s=0) if not i.startswith("rounding")}
-        assert len(booked) == len(account.trades) - len(later)
+        booked = sum(bool(name) for name, _ in journal.executed())
+        assert booked == len(account.trades) - len(later)
         if not later:
             assert dict(zip(held.tickers, held.quantity, strict=True)) == account.coins
     status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
     assert status["state"] == "trading" and status["decisions"] >= BARS - 3
+    assert status["started_with"] == 25_000.0  # what the account held, whatever account.initial_cash says
+    assert status["return_since_start"] == status["equity"] / 25_000.0 - 1.0
 
 
 def test_a_venue_that_is_down_is_waited_for_and_nothing_is_booked_meanwhile(venue: Any, tmp_path: Path) -> None:
@@ -152,6 +155,94 @@ def test_a_trade_by_hand_halts_names_itself_and_waits_for_an_operator(venue: Any
     run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
     assert json.loads((tmp_path / "paper" / "status.json").read_bytes())["state"] == "trading"
     assert venue.account.posts > sent
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
+def test_a_death_between_settling_a_bar_and_deciding_on_it_costs_no_decision(venue: Any, tmp_path: Path) -> None:
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    end_s, passages = venue.now_s + 5 * HOUR, iter(range(100))
+
+    def die(name: str) -> None:
+        if name == "bar settled" and next(passages) == 2:
+            raise Died
+
+    with pytest.raises(Died):
+        run_until(config, tmp_path, venue, end_s, crash_point=die)
+    run_until(config, tmp_path, venue, end_s)
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        marks = [at_s for at_s, _, _ in journal.marks()]
+        assert [d.decision.close_time_s for d in journal.decisions()][-len(marks) + 1 :] == marks[1:]
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
+@pytest.mark.parametrize("point", ["submitted", "acknowledged"])
+@pytest.mark.parametrize("left", ["canceled", "accepted"])
+def test_an_error_that_ends_the_trader_cancels_what_has_not_filled_or_leaves_it_as_configured(
+    venue: Any, tmp_path: Path, left: str, point: str
+) -> None:
+    config = settings(venue, tmp_path, cancel_at_failure=left == "canceled")
+    promote(tmp_path, policy())
+    venue.account.faults.extend([OrderFault.SLOW] * 3)
+
+    def breaks(name: str) -> None:
+        if name == point:
+            raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match=point):
+        run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR, crash_point=breaks)
+    assert venue.account.orders and {o.status for o in venue.account.orders} == {left}
+    run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        assert "halted" not in journal.meta() and verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
+@pytest.mark.parametrize("share", ["0.25", "0.5"])
+def test_what_was_paid_out_is_no_loss_once_an_operator_has_looked(venue: Any, tmp_path: Path, share: str) -> None:
+    """A quarter would be the day's loss, which sells everything; half the drawdown that halts."""
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    account = venue.account
+    account.cash = (account.cash * (1 - Decimal(share))).quantize(Decimal("0.01"))
+    for ticker, held in account.coins.items():
+        account.coins[ticker] = (held * (1 - Decimal(share))).quantize(Decimal("0.00001"))
+    run_until(config, tmp_path, venue, venue.now_s + 2 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "halted" and "the broker holds" in status["reason"]
+    operator.ask(tmp_path, Command.REARM, SystemClock())
+    rearmed_s = int(venue.now_s)
+    run_until(config, tmp_path, venue, venue.now_s + 4 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "trading" and status["drawdown"] < 0.05
+    with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
+        later = [d for d in journal.decisions() if d.decision.close_time_s > rearmed_s]
+        assert len(later) >= 3 and all(d.guarded == d.decision.target for d in later)
+        assert journal.last_mark()[1].peak < Decimal(25_000) * (1 - Decimal(share)) * Decimal("1.05")
+        assert verify(journal, tmp_path / "artifacts").mismatches == ()
+
+
+def test_an_account_that_was_emptied_halts_can_be_looked_at_and_goes_on_once_there_is_money_again(
+    venue: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over midnights and a restart, rearmed too early: nothing there divides by what is held."""
+    config = settings(venue, tmp_path)
+    promote(tmp_path, policy())
+    run_until(config, tmp_path, venue, venue.now_s + 2 * HOUR)
+    venue.account.cash, venue.account.coins = Decimal(0), dict.fromkeys(TICKERS, Decimal(0))
+    for _ in range(3):
+        operator.ask(tmp_path, Command.REARM, SystemClock())
+        run_until(config, tmp_path, venue, venue.now_s + 3 * HOUR)
+    status = json.loads((tmp_path / "paper" / "status.json").read_bytes())
+    assert status["state"] == "halted" and "equity 0.0" in status["reason"]
+    assert status["weights"] == dict.fromkeys(TICKERS, 0.0) and status["drawdown"] == 0.0
+    for verb in ("paper", "positions", "report"):
+        assert main(command(config, tmp_path, verb)[4:]) == 0 and "nan" not in capsys.readouterr().out
+    venue.account.cash = Decimal("9000.00")
+    operator.ask(tmp_path, Command.REARM, SystemClock())
+    run_until(config, tmp_path, venue, venue.now_s + 27 * HOUR)
+    assert json.loads((tmp_path / "paper" / "status.json").read_bytes())["state"] == "trading"
     with closing(Journal(tmp_path / "paper" / "journal.db", read_only=True)) as journal:
         assert verify(journal, tmp_path / "artifacts").mismatches == ()
 

@@ -22,7 +22,8 @@ from features.pipeline import compute
 from features.scaling import Scaler
 from features.spec import FeatureSpec
 from features.venue_rules import VenueRules
-from paper_trader.journal import Journal, ledger_record
+from paper_trader.account_record import ledger_record
+from paper_trader.journal import Journal
 from paper_trader.loop import Trader
 
 TICKERS = ["BTC", "ETH", "LTC"]

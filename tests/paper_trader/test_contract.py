@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from desk import TICKERS, artifact, books, command, opened, promote, settings, trader
 
+from daemon.child.clock import SystemClock
 from features.errors import ContractMismatch
 from features.spec import preset
+from paper_trader import operator
 from paper_trader.champion import load_holding
 from paper_trader.journal import Journal
 from paper_trader.orders import client_order_id
 from paper_trader.parity import verify
+from paper_trader.session import Command
 
 
 def run(config, state_dir: Path, verb: str = "run") -> subprocess.CompletedProcess[str]:  # type: ignore[no-untyped-def]
@@ -167,6 +170,30 @@ def test_the_kill_switch_latches_across_restarts_until_an_operator_rearms_it(tmp
     assert journal.rearms()
     journal.close()
     assert mismatches(tmp_path) == ()
+
+
+def test_what_an_operator_has_rearmed_after_is_not_held_against_the_account_again(tmp_path: Path) -> None:
+    """An upgrade of a library, say: the last decision before it is not what today's training path computes."""
+    config, bars_seen = opened(tmp_path), iter(range(10_000))
+
+    def dies(name: str) -> None:
+        if name == "bar settled" and next(bars_seen) == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trader(config, tmp_path, crash_point=dies).run()
+    decided = books(tmp_path)["decisions"]
+    change(tmp_path, "UPDATE decisions SET raw = '[0.0]' WHERE close_time_s = ?", (decided[-1].decision.close_time_s,))
+    bars_seen = iter(range(10_000))
+
+    def rearms(name: str) -> None:
+        if name == "bar settled" and next(bars_seen) == 50:
+            assert books(tmp_path)["counts"]["decisions"] == len(decided)  # it has halted until now
+            operator.ask(tmp_path, Command.REARM, SystemClock())
+
+    trader(config, tmp_path, crash_point=rearms).run()
+    assert json.loads((tmp_path / "paper" / "status.json").read_bytes())["state"] == "trading"
+    assert books(tmp_path)["counts"]["decisions"] > len(decided) + 90
 
 
 def test_a_broker_whose_book_differs_halts_the_trader(tmp_path: Path) -> None:

@@ -49,5 +49,10 @@ def test_what_limits_fees_and_prices_cost_is_told_apart(tmp_path: Path) -> None:
     changed = found(tmp_path)
     assert changed.by["fees"] < -1e-5  # one unit of about ten thousand
     assert abs(changed.by["price"]) > 1e-9 and at_s > 0
+    with closing(Journal(tmp_path / "paper" / "journal.db")) as journal:  # as a venue's rounding is booked
+        journal._connection.execute(
+            "UPDATE fills SET quantity = '0', fee_base = '0', fee_quote = '50' WHERE rowid = 30"
+        )
+    assert found(tmp_path).by["fees"] == pytest.approx(changed.by["fees"], abs=1e-4)
     # the marks were not altered, so what was put there is found on the other side
     assert sum(changed.by.values()) == pytest.approx(sum(limited.by.values()), abs=1e-9)

@@ -39,6 +39,7 @@ def test_a_fresh_bar_is_decided_on_only_when_there_is_a_policy() -> None:
         (replace(FRESH, age_s=5401.0), "90 min old"),
         (replace(FRESH, age_s=float("inf")), "old"),
         (replace(FRESH, age_s=float("nan")), "old"),
+        (replace(FRESH, newest=False), "later bars have closed"),
         (replace(FRESH, clock_offset_s=5.1), "+5.1 s off"),
         (replace(FRESH, clock_offset_s=-60.0), "-60.0 s off"),
         (replace(FRESH, clock_offset_s=float("nan")), "off"),
@@ -76,6 +77,14 @@ def test_a_halt_is_latched_whatever_comes_after_until_it_is_rearmed(event: BarSe
     assert step(state, FRESH)[1] == (Decide(),)
 
 
+@pytest.mark.parametrize("halting", [replace(FRESH, account_agrees=False), replace(FRESH, alarm="drawdown")])
+def test_a_halted_account_whose_bars_come_again_waits_for_none(halting: BarSettled) -> None:
+    state, _ = step(step(trading(), halting)[0], NoBar(age_s=9000.0))
+    assert "no bar" in state.waiting
+    state, effects = step(state, halting)
+    assert (state.waiting, effects) == ("", ())
+
+
 def test_paused_nothing_is_decided_but_a_halt_still_latches() -> None:
     state, _ = step(trading(), Told(command=Command.PAUSE))
     assert step(state, FRESH)[1] == () and state.shown == "paused"
@@ -90,6 +99,16 @@ def test_flatten_decides_in_a_halt_and_through_an_alarm_but_never_on_books_that_
     assert step(state, replace(FRESH, alarm="drawdown"))[1] == (Decide(),)
     assert step(state, replace(FRESH, account_agrees=False))[1] == ()
     assert step(state, replace(FRESH, age_s=9000.0))[1] != (Decide(),)
+
+
+def test_what_an_account_held_at_its_opening_and_cannot_be_sold_without_a_policy_is_said() -> None:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    state, _ = step(idle, Told(command=Command.FLATTEN))
+    assert step(state, FRESH)[1] == ()  # nothing to sell
+    state, effects = step(state, replace(FRESH, invested=True))
+    assert isinstance(effects[0], Wait) and "no policy" in state.waiting
+    state, effects = step(step(state, PolicyLoaded())[0], replace(FRESH, invested=True))
+    assert effects == (Decide(),) and state.waiting == ""
 
 
 def test_what_was_decided_and_has_not_arrived_goes_out_only_while_trading_goes_on() -> None:

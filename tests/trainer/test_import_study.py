@@ -121,6 +121,6 @@ def test_an_imported_study_can_be_listed_and_analysed_but_neither_judged_nor_wor
     options = ["--config", str(given), "--state-dir", str(tmp_path)]
     assert main(["trials", *options, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["trials"]) == 20
-    for verb in ("judge", "work"):
-        assert main([verb, *options]) == 78
+    for verb in (["judge"], ["work"], ["focus"], ["focus", "--trial", "3"]):
+        assert main([*verb, *options]) == 78
         assert "was imported: it can be read, not run or judged" in capsys.readouterr().err

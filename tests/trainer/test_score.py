@@ -33,6 +33,11 @@ def test_cash_scores_zero_in_every_ratio() -> None:
     assert (found.annual_sharpe, found.annual_sortino, found.calmar, found.cvar_5pct) == (0.0, 0.0, 0.0, 0.0)
 
 
+def test_a_good_hour_of_minutes_has_a_score_though_no_float_holds_it_compounded_for_a_year() -> None:
+    found = score(_run([0.01, -0.002] * 30), timeframe_s=60)  # 0.24 in an hour: e^2096 in a year
+    assert found.calmar > 1e200 and np.isfinite(found.calmar)
+
+
 def test_a_losing_account_scores_negative_everywhere() -> None:
     found = score(_run([-0.01, 0.004] * 200), timeframe_s=HOUR_S)
     assert max(found.log_wealth, found.annual_sharpe, found.annual_sortino, found.calmar, found.cvar_5pct) < 0.0

@@ -70,6 +70,12 @@ def test_exactly_the_target_is_run_and_each_trial_is_on_record_everywhere(worked
     db.close()
 
 
+def test_an_account_too_small_for_any_order_is_refused_before_it_scores_zero_in_every_trial(tmp_path: Path) -> None:
+    # half of 19.9 in one coin is less than the 10 that the simulated venue takes at least
+    with pytest.raises(ConfigurationError, match=r"never trades: it orders 9\.95 at most"):
+        worker(tmp_path, replace(settings(), account=AccountConfig(initial_cash=19.9)))
+
+
 @pytest.mark.parametrize(
     ("name", "record"),
     [("ledger", {"event": "ended", "sharpe": 0.01}), ("holdout", {"event": "opened", "artifact": "a"})],
