@@ -5,7 +5,6 @@ Mao et al. 2019 (baselines that look at an input no action changes).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from trainer.policy import Agent
 from trainer.replay import Replay
 from trainer.space import Hyperparameters
-from trainer.steps import Observed, StepResult
+from trainer.steps import Kept, Observed, StepResult
 
 HOLDINGS_KEPT = (1.0, 0.9, 0.7)  # per bar; holdings decay as the policy trades towards its aim
 SHAPING_UNIT = 1e-2  # of the penalties' coefficients: reward per bar and unit of what is penalised
@@ -153,22 +152,22 @@ def play(env: Environment, agent: Agent, h: Hyperparameters, generator: torch.Ge
 
     value: normalised, and one more, of the state after the last bar. luck: of groups with several accounts.
     """
-    seen, means, actions, steps = [], [], [], []
-    for _ in range(h.rollout_bars):
+    seen, kept = Kept(h.rollout_bars + 1), Kept(h.rollout_bars)
+    for bar in range(h.rollout_bars):
         observed = env.observe()
         mean = agent.policy(observed.market, observed.account)
         action = agent.head.sample(mean, generator)
-        steps.append(env.step(action))
-        seen.append(observed)
-        means.append(mean)
-        actions.append(action)
-    value = _critic_of([*seen, env.observe()], agent, cells=cells_of(h, seen[0].account.shape[1]))
+        seen.put(bar, market=observed.market, account=observed.account)
+        kept.put(bar, mean=mean, action=action, **env.step(action).tensors)
+    observed = env.observe()
+    seen.put(h.rollout_bars, market=observed.market, account=observed.account)
+    whole, after = Observed(**seen.tensors), StepResult.of(kept.tensors)
+    value = _critic_of(whole, agent, cells=cells_of(h, whole.account.shape[2]))
     env.put_back()
-    before, after = Observed.stacked(seen), StepResult.stacked(steps)
     played = {n: getattr(after, n) for n in STEP_NUMBERS}
-    played |= {"market": before.market, "account": before.account, "action": torch.stack(actions), "value": value}
-    played |= {"final_market": after.final.market, "final_account": after.final.account}
-    played["log_prob"] = agent.head.log_prob(played["action"], torch.stack(means))
+    played |= {"market": whole.market[:-1], "account": whole.account[:-1], "action": kept.tensors["action"]}
+    played |= {"final_market": after.final.market, "final_account": after.final.account, "value": value}
+    played["log_prob"] = agent.head.log_prob(played["action"], kept.tensors["mean"])
     if played["account"].shape[2] > 1:
         played["luck"] = luck(
             weights=played["account"], market_return=played.pop("market_return").float(),
@@ -182,9 +181,8 @@ def cells_of(h: Hyperparameters, per_group: int) -> int:
     return max(1, h.minibatch // per_group)
 
 
-def _critic_of(seen: Sequence[Observed], agent: Agent, *, cells: int) -> Tensor:
+def _critic_of(whole: Observed, agent: Agent, *, cells: int) -> Tensor:
     """Normalised values (T, G, A), so many cells at a time: nothing waits for them while the bars are played."""
-    whole = Observed.stacked(seen)
     parts = zip(*(torch.split(x.flatten(0, 1), cells) for x in (whole.market, whole.account)), strict=True)
     return torch.cat([agent.critic(m, a) for m, a in parts]).reshape(whole.account.shape[:3])
 

@@ -1,6 +1,6 @@
 """What a batch of accounts sees at a bar, and what one bar did to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -14,11 +14,6 @@ class Observed:
 
     market: Tensor
     account: Tensor
-
-    @classmethod
-    def stacked(cls, seen: Sequence[Self]) -> Self:
-        """T bars as one."""
-        return cls(market=torch.stack([o.market for o in seen]), account=torch.stack([o.account for o in seen]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +42,17 @@ class StepResult:
     truncated: Tensor
     final: Observed
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, those of `final` as final_market and final_account."""
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "final"}
+        return {**numbers, "final_market": self.final.market, "final_account": self.final.account}
+
     @classmethod
-    def stacked(cls, steps: Sequence[Self]) -> Self:
-        """T bars as one."""
-        names = [f.name for f in fields(cls) if f.name != "final"]
-        numbers = {n: torch.stack([getattr(s, n) for s in steps]) for n in names}
-        return cls(**numbers, final=Observed.stacked([s.final for s in steps]))
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """From what `tensors` names, of one bar or of several; others beside them are passed over."""
+        final = Observed(market=tensors["final_market"], account=tensors["final_account"])
+        return cls(final=final, **{f.name: tensors[f.name] for f in fields(cls) if f.name != "final"})
 
     @property
     def turnover(self) -> Tensor:
@@ -68,3 +68,22 @@ class StepResult:
     def concentration(self) -> Tensor:
         """Sum of the squared asset weights."""
         return (self.weights * self.weights).sum(-1)
+
+
+class Kept:
+    """What is kept of T bars, by name and (T, ...): each tensor goes to its place in memory bar by bar.
+
+    As one tensor a bar they would lie scattered among what a bar needs for a moment only, and the heap would grow by as
+    much again in holes.
+    """
+
+    def __init__(self, n_bars: int) -> None:
+        self._n_bars = n_bars
+        self._places: list[tuple[Tensor, ...]] = []
+        self.tensors: dict[str, Tensor] = {}
+
+    def put(self, bar: int, **tensors: Tensor) -> None:
+        if not self.tensors:
+            self.tensors = {n: x.new_empty((self._n_bars, *x.shape)) for n, x in tensors.items()}
+            self._places = [x.unbind() for x in self.tensors.values()]
+        torch._foreach_copy_([places[bar] for places in self._places], list(tensors.values()))

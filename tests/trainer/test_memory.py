@@ -139,7 +139,6 @@ def test_the_process_says_by_its_exit_that_it_wants_to_be_started_again(tmp_path
     assert len(records(tmp_path)) == 5
 
 
-@pytest.mark.slow
 def test_a_worker_on_four_years_of_seven_coins_with_1024_accounts_stays_under_700_mb(tmp_path: Path) -> None:
     """A real worker process: one trial of the default network, four updates on 35,000 bars, a judged half year."""
     config = parse({
