@@ -51,13 +51,13 @@ class Comparison:
 
     def enter(self, journal: Journal, recent: list[FeatureRows]) -> list[str]:
         """After a start, and whenever another judgement was made; shadows that ended over it, and why."""
-        roster = challengers(self._state_dir, most=self._most)
+        roster, unreadable = challengers(self._state_dir, most=self._most)
         anchors = journal.anchors()
         bars = journal.bars(since_s=anchors.of(self._shadows.settled_s(journal.last_bar_s())))
         ended = self._shadows.enter(roster, bars, anchors, recent)
         paper, equal = journal.midnights(), self._shadows.midnights(EQUAL)
         self._evidence = over_days((paper[t], equal[t]) for t in sorted(paper.keys() & equal.keys()) if paper[t] > 0)
-        return ended
+        return [*unreadable, *ended]
 
     def walk(self, bar: Bars, rows: Sequence[FeatureRows], worth: float) -> News:
         """One settled bar; `worth` is the paper account's equity at its close."""

@@ -83,31 +83,27 @@ def _coin(tickers: Sequence[str]) -> str:
     return "BTC" if "BTC" in tickers else tickers[0]
 
 
-def challengers(state_dir: Path, *, most: int) -> tuple[tuple[str, str], ...]:
-    """(name, artifact) of the best trials of the study judged last, what is traded anyway left out."""
+def challengers(state_dir: Path, *, most: int) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """((name, artifact) of the best trials of the study judged last, what is traded anyway left out), what is unreadable.
+
+    Who trades beside the account must not stop it.
+    """
     pointer = state_dir / "champion.json"
     if most == 0 or not pointer.exists():
-        return ()
-    judged = read_json(pointer)
-    trials = (state_dir / "trials" / str(judged["study"])).glob("*/trial.json")
-    scored = [
-        t
-        for t in map(_record, trials)
-        if t and t["state"] == "COMPLETE" and t.get("score") is not None and t.get("artifact")
-    ]
+        return (), []
+    judged, scored, unreadable = read_json(pointer), [], []
+    for path in sorted((state_dir / "trials" / str(judged["study"])).glob("*/trial.json")):
+        try:
+            t: dict[str, Any] = read_json(path)
+        except DataError as error:
+            unreadable.append(f"no challenger from a trial without a record: {error}")
+            continue
+        if t["state"] == "COMPLETE" and t.get("score") is not None and t.get("artifact"):
+            scored.append(t)
     best = sorted(scored, key=lambda t: (-t["score"], t["number"]))
     names = {t["artifact"]: f"trial {t['number']} {t['artifact'][:6]}" for t in reversed(best)}
     ordered = dict.fromkeys(t["artifact"] for t in best if t["artifact"] != judged["holds"])
-    return tuple((names[a], a) for a in list(ordered)[:most])
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    """A trial's record; None where it cannot be read: who trades beside the account must not stop it."""
-    try:
-        record: dict[str, Any] = read_json(path)
-    except DataError:
-        return None
-    return record
+    return tuple((names[a], a) for a in list(ordered)[:most]), unreadable
 
 
 class Shadows:

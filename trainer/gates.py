@@ -192,12 +192,13 @@ def holdout(
     excess = comparison.growth() - np.log1p(comparison.baselines[baseline].returns)
     # the p of a loss, charged for every opening of this hold-out by Bonferroni
     loss_p = bootstrap_p(-excess, mean_block=MEAN_BLOCK_BARS, n_resamples=RESAMPLES, rng=rng)
+    least_p = min(0.1 * opening, 1.0)
     total, per_bar = float(excess.sum()), float(excess.mean())
     return (
         Gate(
             gate="G6", what=f"hold-out, opening {opening}: log wealth over {baseline} (p of a loss {loss_p:.2f})",
-            value=total, unit="log wealth", threshold=f"> 0, and p of a loss ≥ {0.1 * opening:.1f}",
-            passed=total > 0.0 and loss_p >= min(0.1 * opening, 1.0),
+            value=total, unit="log wealth", threshold=f"> 0, and p of a loss ≥ {least_p:.1f}",
+            passed=total > 0.0 and loss_p >= least_p,
         ),
         Gate(
             gate="G6", what=f"hold-out: excess log return over {baseline} against {quartile_of}'s lower quartile",

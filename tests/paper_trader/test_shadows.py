@@ -55,7 +55,7 @@ def test_what_befalls_a_shadow_or_their_book_does_not_stop_the_account(
     assert books(tmp_path)["counts"]["decisions"] == 201
     assert {EQUAL, "cash"} <= {c.name for c in curves(tmp_path / "paper" / "shadows.db")}
     ended = [s["reason"] for s in said if s["event"] == "trader.shadow_ended"]
-    assert len(ended) == (0 if trouble is unreadable_trial else 1)  # a trial without a record is no challenger
+    assert len(ended) == 1
 
 
 def test_after_an_older_journal_was_restored_no_shadow_trades_a_bar_twice(tmp_path: Path) -> None:

