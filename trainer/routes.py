@@ -101,9 +101,10 @@ def the_same_again(parameters: Mapping[str, Any], space: Sequence[Parameter]) ->
     return tuple(f"{p.name}={parameters[p.name]}" for p in space)
 
 
-def overlay(*, name: str, parent: str, ranges: Sequence[str], replicate: bool) -> str:
+def overlay(*, name: str, parent: str, policy: Network, ranges: Sequence[str], replicate: bool) -> str:
     """The TOML that begins the study: cappuccinoctl run --config config.toml --config THIS."""
-    lines = ["[study]", f"name = {json.dumps(name)}", f"parent = {json.dumps(parent)}"]
+    said = {"name": name, "parent": parent, "policy": policy}
+    lines = ["[study]", *(f"{key} = {json.dumps(value)}" for key, value in said.items())]
     lines += [f"seeds = {CLAIM_SEEDS}", "target_trials = 1"] if replicate else []
     return "\n".join([*lines, "ranges = [", *(f"  {json.dumps(r)}," for r in ranges), "]"])
 

@@ -236,23 +236,23 @@ def focus(config: Config, arguments: argparse.Namespace) -> int:
     from trainer.routes import around_the_best, overlay, the_same_again
     from trainer.space import search_space
 
-    space = search_space(config.study.policy, config.features.stack_bars)
     if arguments.trial is None:
         parent = arguments.study or config.study.name
-        require_own(arguments.state_dir, parent)
         proposed = on_trial(arguments.state_dir, parent)
         found = completed_trials(arguments.state_dir, parent)
-        drawn = [t for t in found if (t.get("pair"), t.get("half")) not in proposed]
-        ranges, name = around_the_best(drawn, space), f"{parent}-focused"
+        trials, name = [t for t in found if (t.get("pair"), t.get("half")) not in proposed], f"{parent}-focused"
     else:
-        record = find_trial(arguments.state_dir, arguments.study, arguments.trial)
-        parent, name = record["study"], f"{record['study']}-{record['number']}-again"
-        require_own(arguments.state_dir, parent)
-        ranges = the_same_again(record["parameters"], space)
+        trials = [find_trial(arguments.state_dir, arguments.study, arguments.trial)]
+        parent, name = trials[0]["study"], f"{trials[0]['study']}-{trials[0]['number']}-again"
+    require_own(arguments.state_dir, parent)
+    policy = trials[0]["parameters"]["policy"] if trials else config.study.policy
+    space = search_space(policy, config.features.stack_bars)
+    again = arguments.trial is not None
+    ranges = the_same_again(trials[0]["parameters"], space) if again else around_the_best(trials, space)
     if arguments.json:
-        print(json.dumps({"name": name, "parent": parent, "ranges": ranges}))
+        print(json.dumps({"name": name, "parent": parent, "policy": policy, "ranges": ranges}))
     else:
-        print(overlay(name=name, parent=parent, ranges=ranges, replicate=arguments.trial is not None))
+        print(overlay(name=name, parent=parent, policy=policy, ranges=ranges, replicate=again))
     return 0
 
 

@@ -1,6 +1,8 @@
 """A focused study searches a part of the space, and nothing it tries lies outside it."""
 
+import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from daemon.child.config import parse
 from features.errors import ConfigurationError
+from trainer.__main__ import main
 from trainer.dataset import settings_text
 from trainer.routes import Route, around_the_best, overlay, the_same_again
-from trainer.space import Hyperparameters, search_space
+from trainer.space import Hyperparameters, defaults, search_space
 
 SPACE = search_space("per_asset")
 
@@ -58,7 +61,9 @@ def trials(n: int) -> list[dict[str, Any]]:
 
 def test_the_overlay_around_the_best_is_configuration_that_narrows_what_mattered() -> None:
     found = trials(100)
-    text = overlay(name="s-focused", parent="s", ranges=around_the_best(found, SPACE), replicate=False)
+    text = overlay(
+        name="s-focused", parent="s", policy="per_asset", ranges=around_the_best(found, SPACE), replicate=False
+    )  # fmt: skip
     config = parse(tomllib.loads(text))
     assert (config.study.name, config.study.parent) == ("s-focused", "s")
     route = Route.of("per_asset", 1, config.study.ranges)
@@ -72,9 +77,26 @@ def test_the_overlay_around_the_best_is_configuration_that_narrows_what_mattered
 
 def test_a_replicate_locks_every_parameter_to_the_trials_own_value() -> None:
     (first, *_) = trials(3)
-    config = parse(tomllib.loads(
-        overlay(name="s-0-again", parent="s", ranges=the_same_again(first["parameters"], SPACE), replicate=True)
-    ))  # fmt: skip
+    again = the_same_again(first["parameters"], SPACE)
+    text = overlay(name="s-0-again", parent="s", policy="per_asset", ranges=again, replicate=True)
+    config = parse(tomllib.loads(text))
     route = Route.of("per_asset", 1, config.study.ranges)
     assert not route.searched and drawn(route, 1).to_dict() == first["parameters"]
     assert (config.study.seeds, config.study.target_trials) == (10, 1)
+
+
+def test_the_overlay_of_another_studys_trial_brings_that_studys_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ranges are of that network's space, and a configuration of another one would refuse them."""
+    parameters = defaults("mlp").to_dict()
+    trial = {"number": 3, "study": "wide", "state": "COMPLETE", "score": 1.0, "parameters": parameters}
+    place = tmp_path / "trials" / "wide" / "3"
+    place.mkdir(parents=True)
+    (place / "trial.json").write_text(json.dumps(trial))
+    (tmp_path / "config.json").write_text(parse({}).to_json())
+    given = ["--config", str(tmp_path / "config.json"), "--state-dir", str(tmp_path)]
+    assert main(["focus", *given, "--study", "wide", "--trial", "3"]) == 0
+    config = parse(tomllib.loads(capsys.readouterr().out))
+    route = Route.of(config.study.policy, 1, config.study.ranges)
+    assert not route.searched and drawn(route, 1).to_dict() == parameters
