@@ -15,12 +15,14 @@ from typing import Any
 from daemon.child import launch
 from daemon.child.locks import FD_VARIABLE as LOCK_VARIABLE
 from daemon.child.progress import FD_VARIABLE as PROGRESS_VARIABLE
-from daemon.lifecycle import ChildSpec, What
+from daemon.lifecycle import ChildSpec, Kind, What
 
 LAST_OUTPUT_BYTES = 65_536
 _SIGNALS = {"term": signal.SIGTERM, "abort": signal.SIGABRT, "kill": signal.SIGKILL}
 _KEPT_FROM_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# A worker's arrays lie in pages of 2 MB where the kernel leaves that to who asks (docs/decisions.md).
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +101,7 @@ def spawn(spec: ChildSpec, state_dir: Path) -> Process:
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", launch.__file__, json.dumps(leash), *spec.command], stdin=subprocess.DEVNULL,
             stdout=output_fd, stderr=output_fd, pass_fds=(their_progress, their_lifeline, lock),
-            start_new_session=True, env=_environment(their_progress, lock),
+            start_new_session=True, env=_environment(spec.kind, their_progress, lock),
         )  # fmt: skip
         pidfd = os.pidfd_open(popen.pid)
         failed.pop_all()
@@ -152,6 +154,8 @@ def _output(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
-def _environment(progress_fd: int, lock_fd: int) -> Mapping[str, str]:
+def _environment(kind: Kind, progress_fd: int, lock_fd: int) -> Mapping[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in _KEPT_FROM_CHILDREN}
+    if kind == "worker":
+        kept = LARGE_PAGES | kept
     return {**kept, PROGRESS_VARIABLE: str(progress_fd), LOCK_VARIABLE: str(lock_fd), "PYTHONUNBUFFERED": "1"}

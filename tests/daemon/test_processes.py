@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,21 @@ def test_memory_is_read_and_a_process_that_is_gone_has_none(tmp_path: Path) -> N
     assert process.rss_bytes() > 60_000_000
     end(process)
     assert process.rss_bytes() == 0
+
+
+@pytest.mark.parametrize("given", ["", "glibc.malloc.check=1"])
+def test_a_worker_asks_for_large_pages_unless_somebody_has_tuned_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    for kind, wanted in (("worker", given or "glibc.malloc.hugetlb=1"), ("paper_trader", given)):
+        process = processes.spawn(replace(spec(tmp_path, "work"), kind=kind), tmp_path)  # type: ignore[arg-type]
+        first_beat(process)
+        found = dict(entry.split("=", 1) for entry in Path(f"/proc/{process.pid}/environ").read_text().split("\0")[:-1])
+        end(process)
+        assert found.get("GLIBC_TUNABLES", "") == wanted
 
 
 def test_a_lock_that_was_inherited_for_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
