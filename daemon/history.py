@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from daemon.child.room import needs_room
 from features.errors import CappuccinoError
+from features.files import read_only_uri
 
 VERSION = 1
 KEPT_EVENTS = 20_000  # a flapping fleet writes a few hundred a day
@@ -175,5 +176,5 @@ def read_crashes(path: Path, *, child: str = "", last: int = 1) -> list[dict[str
 def _read(path: Path, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
+    with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=5.0)) as db:
         return db.execute(query, arguments).fetchall()

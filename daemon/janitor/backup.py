@@ -20,7 +20,7 @@ from typing import Any
 from daemon.child.clock import Clock
 from daemon.child.room import needs_room
 from features.errors import DataError
-from features.files import disk_full, read_json, read_jsonl, sync_directory, write_atomic
+from features.files import disk_full, read_json, read_jsonl, read_only_uri, sync_directory, write_atomic
 
 BACKUPS = "backups"
 MANIFEST = "manifest.json"
@@ -183,7 +183,7 @@ def _named(database: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """A read transaction: everything read from it, the backup included, is the database of this moment."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as db:
         db.execute("PRAGMA busy_timeout = 5000")
         db.execute("BEGIN")
         db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # the snapshot begins with the first read

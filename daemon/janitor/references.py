@@ -8,7 +8,7 @@ from typing import Any
 from daemon.janitor.backup import backups
 from daemon.janitor.inventory import CHECKPOINTS
 from features.errors import DataError
-from features.files import read_json, read_jsonl
+from features.files import read_json, read_jsonl, read_only_uri
 
 
 def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _traded(state_dir: Path) -> list[tuple[str | None, str]]:
     if not journal.exists():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(read_only_uri(journal), uri=True)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'decisions'").fetchone():
                 return []  # the trader is just making it
             return [(row[0], "decided with") for row in db.execute("SELECT DISTINCT artifact FROM decisions")]

@@ -13,6 +13,7 @@ from typing import Any
 from daemon.status.alerts import alerts
 from daemon.status.pace import Ended, pace
 from daemon.status.record import SCHEMA, Advice, Best, Champion, Child, Daemon, Disk, Gpu, Paper, Status, Study, known
+from features.files import read_only_uri
 
 # whatever may lie on a file system of its own
 USERS = (
@@ -191,7 +192,7 @@ class StatusReader:
 def _last_decision_s(journal: Path) -> int | None:
     """Close time of the newest bar that was decided on; the journal is only read, never waited for."""
     try:
-        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True, timeout=0.0)) as db:
+        with closing(sqlite3.connect(read_only_uri(journal), uri=True, timeout=0.0)) as db:
             found: int | None = db.execute("SELECT max(close_time_s) FROM decisions").fetchone()[0]
             return found
     except sqlite3.Error:

@@ -13,8 +13,10 @@ import psutil
 import pytest
 from service import settings
 
+from daemon.child.clock import SystemClock
 from daemon.child.config import parse
 from daemon.cli import VERBS
+from daemon.history import History
 from features.files import write_atomic
 
 
@@ -48,6 +50,15 @@ def test_looking_at_what_is_not_there_makes_nothing(verb: str, tmp_path: Path) -
     done = ctl(verb, *(["0"] if verb == "show" else []), state_dir=tmp_path / "typo", cwd=tmp_path)
     assert done.returncode == 78 and "there is nothing at" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_state_directory_may_be_spelt_with_the_signs_of_an_address(tmp_path: Path) -> None:
+    state_dir = tmp_path / "50%20of#1?x=y"
+    with History(state_dir / "supervisor.db", now_utc=SystemClock().now_utc) as history:
+        history.begin(boot_id="b", pid=1)
+        history.event("child.spawned", "janitor", {})
+    assert "child.spawned" in ctl("events", state_dir=state_dir, cwd=tmp_path).stdout
+    assert "supervisor.db" in ctl("backup", state_dir=state_dir, cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize("verb", VERBS)
