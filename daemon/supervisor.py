@@ -240,8 +240,8 @@ class Supervisor:
         verb = request["verb"]
         if verb == "status":
             return {"status": self._picture.record(self._fleet, state=self._state(), now_s=self._now_s())}
-        arguments = {k: v for k, v in request.items() if k not in ("verb", "protocol")}
-        self._note("control.request", "", verb=verb, by_uid=peer.uid, by_pid=peer.pid, **arguments)
+        asked = {k: v for k in ("child", "workers") if isinstance(v := request.get(k), str | int)}
+        self._note("control.request", "", verb=verb, by_uid=peer.uid, by_pid=peer.pid, **asked)
         if verb == "reload":
             return self._reload()
         if verb == "scale":

@@ -267,13 +267,15 @@ def resolve_state_dir(configured: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}", hint="name it with --config") from error
     try:
-        record: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+        record: Any = json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid: {error}") from error
+    if not isinstance(record, dict):
+        raise ConfigurationError(f"{path} is not valid: it holds no sections", hint="keys belong under a [section]")
     return record
 
 

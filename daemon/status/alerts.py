@@ -1,6 +1,6 @@
 """What a person should know now, and what to do about it: pure, from the rest of the status. Worst first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from daemon.status.record import Alert, Child, Level, Status
 
@@ -9,9 +9,21 @@ DRILL_LATE_S = 14 * 86_400.0  # twice its interval
 _ORDER: dict[Level, int] = {"fail": 0, "warn": 1, "info": 2}
 
 
-def alerts(status: Status, *, timeframe_s: int, gpu_warn_c: float, gpu_pause_c: float) -> tuple[Alert, ...]:
-    """The thresholds are those of the configuration: what is alarming is what the service itself acts on."""
+def alerts(
+    status: Status, *, timeframe_s: int, gpu_warn_c: float, gpu_pause_c: float, odd_files: Sequence[str] = ()
+) -> tuple[Alert, ...]:
+    """The thresholds are those of the configuration: what is alarming is what the service itself acts on.
+
+    odd_files: what could not be understood and is therefore not shown.
+    """
     found = [*_children(status), *_paper(status, timeframe_s), *_disks(status), *_gpus(status, gpu_warn_c, gpu_pause_c)]
+    found += [
+        Alert(
+            level="warn", text=f"{name} is damaged or of another version: it is not shown",
+            remedy="restart what writes it; cappuccinoctl restore has a copy of what matters",
+        )
+        for name in odd_files
+    ]  # fmt: skip
     return tuple(sorted(found, key=lambda a: _ORDER[a.level]))
 
 

@@ -69,6 +69,13 @@ def test_a_wrong_value_is_refused_with_its_name_and_a_remedy(override: str, word
     assert caught.value.exit_code == 78
 
 
+@pytest.mark.parametrize("data", [b"# caf\xe9\n[study]\n", b"\0", b"study = 3\n"])
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(data)
+    with pytest.raises(ConfigurationError, match=r"mine\.toml"):
+        load_config(SHIPPED, [tmp_path / "mine.toml"])
+
+
 def test_the_world_bootstrap_needs_the_candles_that_it_draws_from() -> None:
     world = ["market.source=simulated", "simulation.world=bootstrap"]
     with pytest.raises(ConfigurationError, match=r"market\.recorded_path is empty .*draws from"):

@@ -21,6 +21,7 @@ from daemon.child.config import Config, parse
 from daemon.fleet import READS, fleet_of, specs_of
 from daemon.requests import VERBS, Refused, events_for
 from features.errors import CappuccinoError
+from features.files import write_atomic
 
 ALL = {"worker": ("trials", "0.5"), "paper_trader": ("work", ""), "janitor": ("work", ""), "advisor": ("work", "")}
 FLEET = fleet_of(Config(), specs_of(Config(), Path("/x")))
@@ -74,6 +75,9 @@ def test_nonsense_is_answered_with_what_is_wrong_and_the_daemon_goes_on(tmp_path
             (b'{"verb":"fly","protocol":1}\n', "unknown verb 'fly'"),
             (b'{"verb":"restart","protocol":1,"child":["x"]}\n', "no child is called ['x']"),
             (b'{"verb":"scale","protocol":1,"workers":true}\n', "cannot scale to True"),
+            (b'{"verb":"fly","protocol":1,"event":"x","name":"y","by_uid":1,"self":2}\n', "unknown verb 'fly'"),
+            (b"[" * 60_000 + b"\n", "cannot be read"),
+            (b'{"verb":"restart","protocol":1,"child":' + b"[" * 700 + b"]" * 700 + b"}\n", "no child is called"),
         ):  # fmt: skip
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(5.0)
@@ -175,6 +179,30 @@ def test_a_bad_file_changes_nothing_and_the_reload_says_what_is_wrong(
     assert refused.returncode == 1 and words in refused.stderr
     assert stage.pids() == before and (stage.state_dir / "config.json").read_bytes() == in_force
     assert words in stage.log("config.refused")[-1]["reason"]
+
+
+@pytest.mark.parametrize("data", [b'{"study": {"name": "caf\xe9"}}', b"[]", b"3", b"[" * 100_000])
+def test_a_file_that_holds_no_text_or_no_sections_is_refused_however_it_is_asked_for(
+    stage_of_the_module: Stage, data: bytes
+) -> None:
+    stage = stage_of_the_module
+    before, refusals = stage.pids(), len(stage.log("config.refused"))
+    (stage.state_dir / "given.json").write_bytes(data)
+    assert "is not valid" in stage.ctl("reload", "--wait").stderr
+    assert stage.process is not None
+    stage.process.send_signal(signal.SIGHUP)
+    stage.until(lambda: len(stage.log("config.refused")) == refusals + 2)
+    assert stage.pids() == before
+
+
+def test_the_supervisor_goes_on_whatever_lies_where_the_other_programs_write_their_status(tmp_path: Path) -> None:
+    with staged(tmp_path, ALL, study={"workers": 1}) as stage:
+        before = stage.pids()
+        for name in ("champion.json", "paper/status.json", "advice/latest.json", "trials/default/0/trial.json"):
+            write_atomic(tmp_path / name, b"{}")
+        shown = stage.until(lambda: [a for a in stage.ask("status")["status"]["alerts"] if "not shown" in a["text"]])
+        assert len(shown) == 4 and all(a["remedy"] for a in shown)
+        assert stage.pids() == before
 
 
 @pytest.fixture(scope="module")
