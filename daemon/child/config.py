@@ -6,10 +6,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from daemon.child.advisor_config import AdvisorConfig, LlmConfig
+from daemon.child.service_config import DaemonConfig, GpuConfig, JanitorConfig, NotifyConfig
 from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
 
@@ -142,64 +144,6 @@ class RiskConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonConfig:
-    backoff_first_s: float = 1.0
-    backoff_max_s: float = 300.0
-    backoff_reset_s: float = 600.0
-    max_restarts: int = 5
-    restart_window_s: float = 600.0
-    worker_hang_s: float = 120.0
-    trader_hang_s: float = 30.0
-    service_hang_s: float = 600.0
-    stop_grace_worker_s: float = 30.0
-    stop_grace_trader_s: float = 15.0
-    stop_grace_s: float = 20.0
-    torch_threads: int = 1
-    spawn_pace_s: float = 1.0
-    max_workers: int = 64
-    max_open_files: int = 4096
-    worker_rss_bytes: int = 16_000_000_000
-    service_rss_bytes: int = 2_000_000_000
-    worker_nice: int = 5
-    worker_oom_score_adj: int = 800
-    worker_cpus: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JanitorConfig:
-    every_s: float = 600.0
-    poll_s: float = 5.0
-    warn_free_bytes: int = 50_000_000_000
-    resume_free_bytes: int = 3_000_000_000
-    floor_free_bytes: int = 2_000_000_000
-    keep_top: int = 20
-    keep_reports: int = 200
-    keep_advice: int = 100
-    reserve_bytes: int = 3_145_728
-    log_max_bytes: int = 50_000_000
-    backup_every_s: float = 86_400.0
-    keep_backups: int = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuConfig:
-    reserve_bytes: int = 1_000_000_000
-    warn_temperature_c: float = 80.0
-    pause_temperature_c: float = 85.0
-    busy_utilisation: float = 0.95
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotifyConfig:
-    enabled: bool = False
-    at_least: Literal["info", "warn", "fail"] = "info"
-    burst: int = 5
-    per_hour: float = 12.0
-    ping_every_s: float = 60.0
-    timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole of config.toml, one record per section."""
 
@@ -251,8 +195,9 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
         sections[name] = record_of(name, hints[name], values)
     config = Config(**sections)
     _check(config)
+    _check_times(config)
+    _check_names(config)
     _check_limits(config)
-    _check_order(config)
     return config
 
 
@@ -311,8 +256,6 @@ def _check(config: Config) -> None:
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
         ("promotion.seeds", config.promotion.seeds), ("promotion.cross_seeds", config.promotion.cross_seeds),
         ("promotion.finalists", config.promotion.finalists), ("promotion.ensemble_members", config.promotion.ensemble_members),
-        ("daemon.torch_threads", config.daemon.torch_threads),
-        ("notify.burst", config.notify.burst),
     )  # fmt: skip
     for name, value in at_least_one:
         if value < 1:
@@ -333,8 +276,33 @@ def _check(config: Config) -> None:
             hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
         )
     _check_broker(config)
-    if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
-        raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_times(config: Config) -> None:
+    if not config.simulation.start_utc:
+        raise ConfigurationError("simulation.start_utc is empty", hint='write a UTC time: "2021-01-01T00:00:00Z"')
+    if config.paper.clock == "replay" and not config.paper.replay_start_utc:
+        raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
+    given = [(n, t) for n in ("train_start_utc", "judge_start_utc", "end_utc") if (t := getattr(config.data, n))]
+    for (early, first), (late, second) in pairwise(given):
+        if datetime.fromisoformat(first) >= datetime.fromisoformat(second):
+            raise ConfigurationError(f"data.{early} is {first}", hint=f"it must be before data.{late}, {second}")
+
+
+def _check_names(config: Config) -> None:
+    """What names a folder names one: with a slash in it, the janitor would look for the study's trials in vain."""
+    market = config.market
+    for key, text, hint in (
+        ("study.name", config.study.name, "write 2026-11 for 2026/11"),
+        ("market.exchange", market.exchange, "write an exchange as ccxt calls it"),
+        ("market.quote", market.quote, "write one currency: USDT"),
+        *(
+            ("market.tickers", t, "write the coin alone, BTC; what it is priced in is market.quote")
+            for t in market.tickers
+        ),
+    ):
+        if not text or text.startswith(".") or "/" in text or "\0" in text:
+            raise ConfigurationError(f"{key} cannot be {text!r}: it names a folder", hint=hint)
 
 
 def _check_limits(config: Config) -> None:
@@ -372,21 +340,6 @@ def _check_broker(config: Config) -> None:
             "paper.broker ccxt trades on binance's sandbox alone: how an order is found again differs with every venue",
             hint='set market.source = "ccxt" and market.exchange = "binance"',
         )
-
-
-def _check_order(config: Config) -> None:
-    """Thresholds that make sense only in one order: between the two lies the hysteresis."""
-    janitor, gpu = config.janitor, config.gpu
-    for low, high, ordered in (
-        (
-            "janitor.floor_free_bytes",
-            "janitor.resume_free_bytes",
-            janitor.floor_free_bytes <= janitor.resume_free_bytes,
-        ),
-        ("gpu.warn_temperature_c", "gpu.pause_temperature_c", gpu.warn_temperature_c < gpu.pause_temperature_c),
-    ):
-        if not ordered:
-            raise ConfigurationError(f"{low} must be below {high}", hint="the gap keeps training from flapping")
 
 
 def _is_utc(text: str) -> bool:

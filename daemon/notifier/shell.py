@@ -9,7 +9,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
-from daemon.child.config import NotifyConfig
+from daemon.child.service_config import NotifyConfig
 from daemon.notifier import outbox as box
 from daemon.notifier.follow import LogFollower
 from daemon.notifier.messages import RANK, Message, message_of
