@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,28 @@ def test_a_state_directory_may_be_spelt_with_the_signs_of_an_address(tmp_path: P
         history.event("child.spawned", "janitor", {})
     assert "child.spawned" in ctl("events", state_dir=state_dir, cwd=tmp_path).stdout
     assert "supervisor.db" in ctl("backup", state_dir=state_dir, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_verb_reaches_the_program_that_performs_it(number: signal.Signals, tmp_path: Path) -> None:
+    """A worker in the foreground hands its trial back, also when the terminal sends its whole group a SIGINT."""
+    config = parse(settings(study={"train_steps": 3_000_000}))
+    write_atomic(tmp_path / "config.json", config.to_json().encode())
+    command = [sys.executable, "-P", "-m", "daemon", "train", "--state-dir", str(tmp_path)]
+    with (tmp_path / "train.out").open("wb") as out:
+        train = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    try:
+        trial, deadline_s = tmp_path / "trials" / "t" / "0" / "trial.json", time.monotonic() + 60
+        while not trial.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        (os.killpg if number == signal.SIGINT else os.kill)(train.pid, number)
+        assert train.wait(60) == 0, (tmp_path / "train.out").read_text()
+        record = json.loads(trial.read_bytes())
+        assert (record["state"], record["failure"]) == ("FAIL", "stopped")
+        assert not psutil.pid_exists(train.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(train.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("verb", VERBS)
