@@ -176,5 +176,11 @@ def read_crashes(path: Path, *, child: str = "", last: int = 1) -> list[dict[str
 def _read(path: Path, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=5.0)) as db:
-        return db.execute(query, arguments).fetchall()
+    try:
+        with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=5.0)) as db:
+            return db.execute(query, arguments).fetchall()
+    except sqlite3.Error as error:
+        raise HistoryUnusable(
+            f"{path} cannot be read: {error}",
+            hint="cappuccinoctl stop, move it away, start: the daemon begins a new one",
+        ) from error

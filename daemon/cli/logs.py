@@ -25,7 +25,7 @@ def main(verb: str, argv: list[str]) -> int:
     arguments = options.parse_args(argv)
     state_dir = arguments.state_dir or configuration(arguments)[1]
     path = state_dir / "logs" / f"{arguments.child}.jsonl"
-    known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
+    known = sorted(p.stem for p in path.parent.iterdir() if p.suffix == ".jsonl") if path.parent.is_dir() else []
     if arguments.child not in known:
         raise ConfigurationError(f"no log of {arguments.child!r}", hint=f"known: {', '.join(known) or 'none'}")
     for line in _lines(path, arguments.lines, follow=arguments.follow):

@@ -53,6 +53,39 @@ def test_looking_at_what_is_not_there_makes_nothing(verb: str, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["start", "restart", "retry"])
+def test_a_verb_for_one_child_without_its_name_is_wrong_usage(verb: str, tmp_path: Path) -> None:
+    done = ctl(verb, state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (64, "") and "which CHILD?" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "events", "doctor", "trials", "stop", "backup", "janitor"])
+def test_what_is_closed_to_this_user_is_said_in_one_line_with_the_way_out(verb: str, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    write_atomic(state_dir / "config.json", parse(settings()).to_json().encode())
+    write_atomic(state_dir / "logs" / "supervisor.jsonl", b"{}\n")
+    state_dir.chmod(0)
+    without = "--bounding-set=-dac_override,-dac_read_search"  # what lets root look into everything
+    as_anybody = ["setpriv", without, without.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
+    options = ["--offline"] if verb == "doctor" else []
+    command = [*as_anybody, sys.executable, "-P", "-m", "daemon", verb, *options, "--state-dir", str(state_dir)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    finally:
+        state_dir.chmod(0o700)
+    assert done.returncode == 1 and done.stderr.endswith("or as root)\n"), done.stderr
+    assert done.stderr.count("\n") == 1 and str(state_dir) in done.stderr
+
+
+def test_a_damaged_history_is_said_with_its_remedy(tmp_path: Path) -> None:
+    for content in (b"no database at all, whatever its name", b""):
+        (tmp_path / "supervisor.db").write_bytes(content)
+        for words in ((), ("--crash",)):
+            done = ctl("events", *words, state_dir=tmp_path)
+            assert done.returncode == 3 and done.stdout == ""
+            assert "supervisor.db cannot be read" in done.stderr and "move it away" in done.stderr
+
+
 def test_a_state_directory_may_be_spelt_with_the_signs_of_an_address(tmp_path: Path) -> None:
     state_dir = tmp_path / "50%20of#1?x=y"
     with History(state_dir / "supervisor.db", now_utc=SystemClock().now_utc) as history:
