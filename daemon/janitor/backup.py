@@ -54,10 +54,26 @@ def is_backup(folder: Path) -> bool:
     return not folder.name.startswith(".") and (folder / MANIFEST).exists()
 
 
-def backups(state_dir: Path) -> list[Backup]:
+def backup_folders(state_dir: Path) -> list[Path]:
     """Oldest first."""
-    found = sorted(p for p in (state_dir / BACKUPS).glob("*") if is_backup(p))
-    return [_load(p) for p in found]
+    return sorted(p for p in (state_dir / BACKUPS).glob("*") if is_backup(p))
+
+
+def backups(state_dir: Path) -> list[Backup]:
+    """Oldest first. DataError when one of them cannot be read."""
+    return [load(p) for p in backup_folders(state_dir)]
+
+
+def load(folder: Path) -> Backup:
+    """DataError when its manifest is none."""
+    try:
+        record = read_json(folder / MANIFEST)
+        return Backup(
+            name=folder.name, folder=folder, made_utc=record["made_utc"], files=record["files"],
+            artifacts=tuple(record["artifacts"]), trials=record["trials"],
+        )  # fmt: skip
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"backup {folder.name} has no manifest: {error}", hint=f"move {folder} away") from error
 
 
 def make_backup(state_dir: Path, clock: Clock) -> Backup:
@@ -71,13 +87,13 @@ def make_backup(state_dir: Path, clock: Clock) -> Backup:
     try:
         with needs_room(final.parent):
             _fill(draft, state_dir, made_utc=clock.now_utc().isoformat())
-        verify(_load(draft))
+        verify(load(draft))
         draft.rename(final)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync_directory(final.parent)
-    return _load(final)
+    return load(final)
 
 
 def _fill(draft: Path, state_dir: Path, *, made_utc: str) -> None:
@@ -134,14 +150,6 @@ def needed_bytes(state_dir: Path) -> int:
     """What a backup takes while it is made: every file, and again for the restore test."""
     names = (*(n for group in DATABASES for n in group), *LEDGERS, *POINTERS)
     return 2 * sum((state_dir / n).stat().st_size for n in names if (state_dir / n).exists())
-
-
-def _load(folder: Path) -> Backup:
-    record = read_json(folder / MANIFEST)
-    return Backup(
-        name=folder.name, folder=folder, made_utc=record["made_utc"], files=record["files"],
-        artifacts=tuple(record["artifacts"]), trials=record["trials"],
-    )  # fmt: skip
 
 
 def _copy_databases(state_dir: Path, draft: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
