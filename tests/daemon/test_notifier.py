@@ -110,6 +110,36 @@ def test_what_happened_while_the_notifier_was_dead_is_told_when_it_is_back_and_o
     assert [told.count(f"{name} was given up") for name in ("one", "two", "three")] == [1, 1, 1], told
 
 
+def test_what_is_logged_after_a_power_cut_is_told_although_lines_before_it_are_gone(tmp_path: Path) -> None:
+    """How far the log was read is on the disk, its last lines are not: it ends before the place that is remembered."""
+
+    def ago(hours: float) -> str:
+        return (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+
+    with webhook() as hook:
+        set_up(tmp_path, hook.url(SECRET), at_least="fail")
+        log = tmp_path / "logs" / "supervisor.jsonl"
+        with notifier(tmp_path):
+            write(tmp_path, "daemon.started", ts=ago(30), pad="x" * 1000)
+            kept = log.stat().st_size
+            for n in range(20):
+                write(tmp_path, "child.forgiven", ts=ago(29), n=n)
+            write(tmp_path, "child.fatal", name="one", ts=ago(0))
+            until(lambda: hook.posts)
+        for appended in (("two",), tuple(f"three-{n}" for n in range(40))):  # shorter than before, then longer again
+            os.truncate(log, kept)
+            for name in appended:
+                write(tmp_path, "child.fatal", name=name, ts=ago(0))
+            with notifier(tmp_path):
+                until(
+                    lambda name=appended[0]: any(
+                        f"{name} was given up" in p["title"] + p["message"] for p in hook.posts
+                    )
+                )
+    told = " ".join(p["title"] + p["message"] for p in hook.posts)
+    assert "service started" not in told  # of yesterday
+
+
 def test_that_the_disk_is_full_is_told_although_the_notifier_cannot_write_either(tmp_path: Path) -> None:
     with mounted("tmpfs", tmp_path / "disk", size_mib=4) as disk, webhook() as hook:
         set_up(disk, hook.url(SECRET))
