@@ -190,6 +190,12 @@ def test_doctor_as_a_person_and_as_a_script_calls_it(tmp_path: Path) -> None:
     assert all(f["remedy"] for f in record["findings"] if f["level"] != "ok")
 
 
+@pytest.mark.parametrize("setting", ["study.workers=99", "daemon.worker_cpus=x", "daemon.stop_grace_trader_s=60.0"])
+def test_what_the_daemon_would_refuse_is_a_finding(tmp_path: Path, setting: str) -> None:
+    done = ctl("--offline", "--set", setting, "--state-dir", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1 and "✖ configuration" in done.stdout and setting.partition("=")[0] in done.stdout
+
+
 def test_a_broken_configuration_is_a_finding_and_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "given.toml").write_text("[study]\nworker = 2\n")
     done = ctl("--config", str(tmp_path / "given.toml"), cwd=tmp_path)
