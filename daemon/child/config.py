@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from daemon.child.advisor_config import AdvisorConfig, LlmConfig
+from daemon.child.search import narrowed, search_space
 from daemon.child.service_config import DaemonConfig, GpuConfig, JanitorConfig, NotifyConfig
 from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
@@ -198,6 +199,7 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
     _check_times(config)
     _check_names(config)
     _check_limits(config)
+    narrowed(search_space(config.study.policy, config.features.stack_bars), config.study.ranges)
     return config
 
 

@@ -75,6 +75,8 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, data
             "notify.per_hour", "notify.ping_every_s", "notify.timeout_s", "daemon.trader_hang_s", "daemon.worker_hang_s",
             "daemon.service_hang_s", "daemon.restart_window_s",
         )),
+        ('study.ranges=["gamma=0.9..0.99"]', "0.9 is outside"), ('study.ranges=["lookback=2"]', "not searched here"),
+        ('study.ranges=["epochs=inf"]', "not a finite number"), ('study.ranges=["width=32|33"]', "33 is none of"),
         ("janitor.keep_backups=0", "at least 1"), ("daemon.max_open_files=16", "at least 64"),
     ],
 )  # fmt: skip

@@ -166,6 +166,7 @@ def test_a_pause_hands_trials_back_and_keeps_what_was_asked_of_each_worker(tmp_p
         ('{"daemon": {"stop_grace_trader_s": 60.0}}', "a full stop must be over within 50 s"),
         ('{"daemon": {"worker_cpus": "x"}}', "daemon.worker_cpus is 'x'"), ('{"study": {"workers": 99}}', "daemon.max_workers"),
         ('{"run": {"state_dir": "/elsewhere"}}', "run.state_dir cannot change"),
+        ('{"study": {"ranges": ["widht=32"]}}', "'widht' is not searched here"),
     ],
 )  # fmt: skip
 def test_a_bad_file_changes_nothing_and_the_reload_says_what_is_wrong(

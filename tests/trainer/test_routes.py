@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.child.config import parse
+from daemon.child.search import search_space
 from features.errors import ConfigurationError
 from trainer.dataset import settings_text
 from trainer.routes import Route, around_the_best, overlay, the_same_again
-from trainer.space import Hyperparameters, search_space
+from trainer.space import Hyperparameters
 
 SPACE = search_space("per_asset")
 
