@@ -7,7 +7,7 @@ from pathlib import Path
 
 from daemon.child.clock import SystemClock
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration, require_begun
 from daemon.janitor.backup import Backup, backup_folders, load, make_backup, verify
 from daemon.janitor.restore import restore
 from features.errors import DataError
@@ -24,6 +24,7 @@ def main(verb: str, argv: list[str]) -> int:
         )
     arguments = options.parse_args(argv)
     state_dir = arguments.state_dir or configuration(arguments)[1]
+    require_begun(state_dir)
     return _restore(state_dir, arguments) if verb == "restore" else _backup(state_dir, arguments)
 
 

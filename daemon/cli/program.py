@@ -6,8 +6,7 @@ from typing import NoReturn
 
 from daemon.child.usage import CALLED
 from daemon.cli import parser
-from daemon.cli.common import begin, configuration, names_one
-from features.errors import ConfigurationError
+from daemon.cli.common import begin, configuration, names_one, require_begun
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -38,8 +37,8 @@ def main(verb: str, argv: list[str]) -> NoReturn:
         _become(verb, "--help")
     arguments, extra = parser(verb, "").parse_known_args(argv)
     config, state_dir = configuration(arguments)
-    if verb not in _BEGIN and not state_dir.is_dir():
-        raise ConfigurationError(f"there is nothing at {state_dir}", hint="--state-dir names another; `run` begins one")
+    if verb not in _BEGIN:
+        require_begun(state_dir)
     record = state_dir / "config.json"
     if not record.exists() or names_one(arguments):
         record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted

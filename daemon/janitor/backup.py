@@ -77,7 +77,9 @@ def load(folder: Path) -> Backup:
 
 
 def make_backup(state_dir: Path, clock: Clock) -> Backup:
-    """Copy, test, publish. DataError when a copy fails or its test does, NoRoom; nothing is left then."""
+    """Copy, test, publish. DataError when a copy fails, its test does or there is nothing to copy, NoRoom; nothing is left."""
+    if not needed_bytes(state_dir):
+        raise DataError(f"there is nothing to back up in {state_dir}", hint="--state-dir names another")
     name = f"{clock.now_utc():%Y%m%dT%H%M%SZ}"
     final = state_dir / BACKUPS / name
     if is_backup(final):

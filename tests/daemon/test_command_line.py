@@ -46,7 +46,9 @@ def test_what_is_no_verb_and_what_is_no_directory_is_wrong_usage(
     assert says in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["trials", "show", "report", "advise", "janitor", "validate"])
+@pytest.mark.parametrize(
+    "verb", ["trials", "show", "report", "advise", "janitor", "validate", "events", "backup", "restore"]
+)
 def test_looking_at_what_is_not_there_makes_nothing(verb: str, tmp_path: Path) -> None:
     done = ctl(verb, *(["0"] if verb == "show" else []), state_dir=tmp_path / "typo", cwd=tmp_path)
     assert done.returncode == 78 and "there is nothing at" in done.stderr
@@ -84,6 +86,33 @@ def test_a_damaged_history_is_said_with_its_remedy(tmp_path: Path) -> None:
             done = ctl("events", *words, state_dir=tmp_path)
             assert done.returncode == 3 and done.stdout == ""
             assert "supervisor.db cannot be read" in done.stderr and "move it away" in done.stderr
+
+
+def test_what_is_no_directory_cannot_hold_a_state(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/state"):
+        command = [sys.executable, "-P", "-m", "daemon", "run", "--set", f"run.state_dir={tmp_path}/{place}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1) and "is no directory" in done.stderr, done.stderr
+
+
+def test_nothing_is_no_backup(tmp_path: Path) -> None:
+    done = ctl("backup", state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "") and "there is nothing to back up" in done.stderr
+    assert not (tmp_path / "backups").exists() or not list((tmp_path / "backups").iterdir())
+
+
+def test_a_log_that_was_just_rotated_is_shown_with_what_stood_before(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "worker-0.jsonl"
+    write_atomic(log.with_name("worker-0.jsonl.1"), b'{"event": "one"}\n{"event": "two"}\n3\n\xff\n')
+    assert [line.split()[0] for line in ctl("logs", "worker-0", state_dir=tmp_path).stdout.splitlines()][:2] == [
+        "one",
+        "two",
+    ]
+    write_atomic(log, b'{"event": "three"}\n')
+    said = ctl("logs", "worker-0", "-n", "4", "--json", state_dir=tmp_path).stdout.splitlines()
+    assert said[0] == '{"event": "two"}' and said[-1] == '{"event": "three"}' and len(said) == 4
+    assert ctl("logs", "worker-0", "-n", "1", "--json", state_dir=tmp_path).stdout == '{"event": "three"}\n'
 
 
 def test_a_state_directory_may_be_spelt_with_the_signs_of_an_address(tmp_path: Path) -> None:

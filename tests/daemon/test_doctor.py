@@ -152,6 +152,19 @@ def test_a_venue_that_is_not_there_is_given_up_within_seconds(tmp_path: Path) ->
     assert SystemClock().monotonic_s() - began_s < 25
 
 
+@pytest.mark.parametrize("source", ["recorded", "simulated"])
+def test_candles_that_are_not_there_are_a_finding(tmp_path: Path, source: str) -> None:
+    market = {"source": source, "recorded_path": str(tmp_path / "absent.parquet"), "tickers": ["BTC", "ETH"]}
+    (found,) = venue(config(tmp_path, market=market, simulation={"world": "bootstrap"}), SystemClock())
+    assert found.level == "fail" and "absent.parquet" in found.text and found.remedy
+
+
+def test_a_link_among_the_secrets_that_leads_nowhere_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "old").symlink_to(tmp_path / "nowhere")
+    assert [f.level for f in secrets(config(tmp_path))] == ["ok"]
+
+
 def test_a_source_that_tells_its_clock_has_ours_compared_with_it(tmp_path: Path) -> None:
     class Told:
         name = "told"
