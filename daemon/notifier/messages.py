@@ -52,6 +52,13 @@ def _trader_full(_: _Record) -> Message:
     return Message(level="fail", title="the disk is full: the trader cannot journal and sends no order")
 
 
+def _losing(_: _Record) -> Message:
+    return Message(
+        level="warn", title="the paper account loses against 1/N beyond chance",
+        body="cappuccinoctl report; whether to go on is yours to say",
+    )  # fmt: skip
+
+
 def _disk(r: _Record) -> Message:
     free_gb = float(r.get("free_bytes", 0)) / 1e9
     if r.get("space") == "floor":
@@ -87,6 +94,6 @@ _SAY: dict[str, Callable[[_Record], Message | None]] = {
     "daemon.started": lambda _: Message(level="info", title="the service started"),
     "daemon.stopping": lambda _: Message(level="info", title="the service is stopping, as asked"),
     "janitor.backup_failed": _backup_failed, "janitor.disk": _disk, "janitor.gpu": _gpu, "judge.ended": _judged,
-    "trader.disk_full": _trader_full, "trader.halted": _halted,
+    "trader.disk_full": _trader_full, "trader.halted": _halted, "trader.losing": _losing,
 }  # fmt: skip
 TOLD = frozenset(_SAY)

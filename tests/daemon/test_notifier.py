@@ -87,11 +87,14 @@ def test_a_child_given_up_is_told_within_seconds_and_yesterday_is_not(tmp_path: 
             took_s = time.monotonic() - began_s
             write(tmp_path, "trader.halted", log="paper_trader", reason="drawdown 0.4")
             until(lambda: len(hook.posts) == 2)
+            write(tmp_path, "trader.losing", log="paper_trader", against="equal_weight", false_alarm=0.01)
+            until(lambda: len(hook.posts) == 3)
     assert took_s < 10
-    first, second = hook.posts
+    first, second, third = hook.posts
     assert "worker-0 was given up (restarts)" in first["title"] and first["type"] == "failure"
     assert first["path"] == f"/{SECRET}"
     assert "halted: drawdown 0.4" in second["title"] and "rearm" in second["message"]
+    assert "loses against 1/N beyond chance" in third["title"] and third["type"] == "warning"
 
 
 def test_what_happened_while_the_notifier_was_dead_is_told_when_it_is_back_and_once(tmp_path: Path) -> None:
