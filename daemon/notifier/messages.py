@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from daemon.child.room import TRIAL_DIRECTORIES
+
 Level = Literal["info", "warn", "fail"]
 RANK: dict[Level, int] = {"info": 0, "warn": 1, "fail": 2}
 
@@ -62,8 +64,9 @@ def _losing(_: _Record) -> Message:
 def _disk(r: _Record) -> Message:
     free_gb = float(r.get("free_bytes", 0)) / 1e9
     if r.get("space") == "floor":
+        held = ": no new trials" if r.get("disk") in TRIAL_DIRECTORIES else ""
         return Message(
-            level="fail", title=f"disk below its floor ({free_gb:.1f} GB left): no new trials", body=str(r.get("disk"))
+            level="fail", title=f"disk below its floor ({free_gb:.1f} GB left){held}", body=str(r.get("disk"))
         )
     if r.get("space") == "warn":
         return Message(level="warn", title=f"disk is getting full: {free_gb:.1f} GB left", body=str(r.get("disk")))

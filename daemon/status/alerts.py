@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from daemon.child.room import TRIAL_DIRECTORIES
 from daemon.status.record import Alert, Child, Level, Status
 
 DECISION_LATE_BARS = 2.5  # a bar, its grace, and one that the venue was late with
@@ -84,9 +85,8 @@ def _paper(status: Status, timeframe_s: int) -> Iterator[Alert]:
 def _disks(status: Status) -> Iterator[Alert]:
     for d in status.disks:
         if d.below_floor:
-            yield Alert(
-                level="fail", text=f"{d.path} is nearly full: no new trials", remedy="free space; it goes on by itself"
-            )
+            held = "" if set(TRIAL_DIRECTORIES).isdisjoint(d.used_by) else ": no new trials"
+            yield Alert(level="fail", text=f"{d.path} is nearly full{held}", remedy="free space; it goes on by itself")
         elif d.below_warning:
             free_gb = d.free_bytes / 1e9
             yield Alert(

@@ -167,14 +167,22 @@ class StatusReader:
 
     def _disks(self) -> Iterator[Disk]:
         """Every file system that some part of the state directory lies on, once."""
-        limits, floor = self._config["janitor"], (self._state_dir / "run" / "disk_floor").exists()
+        limits = self._config["janitor"]
+        # Below the floor until there is room to spare, as the janitor says: by the first of what lies on each of them.
+        below = (
+            self._understood(
+                self._state_dir / "run" / "disks.json",
+                lambda r: {d["name"] for d in r["disks"] if d["space"] == "floor"},
+            )
+            or set[str]()
+        )
         for path, users in file_systems(self._state_dir).items():
             usage = os.statvfs(path)
             free = usage.f_bavail * usage.f_frsize
             yield Disk(
                 path=str(path), used_by=users, free_bytes=free, total_bytes=usage.f_blocks * usage.f_frsize,
                 below_warning=free < limits["warn_free_bytes"],
-                below_floor=free < limits["floor_free_bytes"] or (floor and "." in users),
+                below_floor=free < limits["floor_free_bytes"] or not below.isdisjoint(users),
             )  # fmt: skip
 
     def _gpus(self, now_s: float) -> tuple[Gpu, ...]:

@@ -19,7 +19,7 @@ from webhook import webhook
 
 from daemon.child.config import parse
 from daemon.notifier.follow import LogFollower
-from daemon.notifier.messages import TOLD
+from daemon.notifier.messages import TOLD, message_of
 from features.files import write_atomic
 
 SECRET, PING_SECRET = "hunter2-very-secret-token", "hunter3-ping-uuid"
@@ -304,6 +304,12 @@ def test_every_line_is_read_once_across_rotations_and_torn_lines_wait(tmp_path: 
             seen += [r["n"] for r in follower.new()]
     seen += [r["n"] for r in follower.new()]
     assert seen == list(range(number))
+
+
+@pytest.mark.parametrize(("disk", "held"), [(".", True), ("artifacts", True), ("trials", True), ("paper", False)])
+def test_only_a_full_disk_that_trials_write_to_is_said_to_hold_them_back(disk: str, *, held: bool) -> None:
+    told = message_of({"event": "janitor.disk", "space": "floor", "disk": disk, "free_bytes": 10**8})
+    assert told is not None and told.level == "fail" and ("no new trials" in told.title) is held
 
 
 def test_every_event_that_is_told_is_an_event_that_exists() -> None:
