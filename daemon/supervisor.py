@@ -274,8 +274,6 @@ class Supervisor:
     def _scale(self, workers: Any) -> dict[str, Any]:
         if type(workers) is not int or workers < 0:
             raise Refused(f"cannot scale to {workers!r} workers", hint="give a number, 0 or more")
-        if self._fleet.draining:
-            raise Refused("too late: the workers finish their trials, then all stops")
         changed = self._reshape(replace(self._config, study=replace(self._config.study, workers=workers)))
         said = "; ".join(f"{k} {', '.join(v)}" for k, v in changed.items() if v)
         return {"done": f"{workers} worker{'s' * (workers != 1)}: {said or 'as before'}", **changed}
@@ -285,6 +283,8 @@ class Supervisor:
         specs = self._doors.specs(config, self._state_dir)
         if self._fleet.stopping_s is not None:
             raise Refused("too late: the daemon is stopping")
+        if self._fleet.draining:
+            raise Refused("too late: the workers finish their trials, then all stops")
         old = {c.spec.name: c.spec for c in self._fleet.children if not c.retiring}
         new = {s.name: s for s in specs}
         self._write_config(config)  # before a child reads it

@@ -206,7 +206,7 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
 def resolve_state_dir(configured: str) -> Path:
     """The configured directory, else systemd's, else the XDG state directory."""
     if configured:
-        return Path(configured).expanduser().resolve()
+        return _place("run.state_dir", configured)
     if given := os.environ.get("STATE_DIRECTORY", ""):
         return Path(given.split(":")[0])
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "cappuccino"
@@ -293,7 +293,10 @@ def _check_times(config: Config) -> None:
 
 def _check_names(config: Config) -> None:
     """What names a folder names one: with a slash in it, the janitor would look for the study's trials in vain."""
-    market = config.market
+    run, market = config.run, config.market
+    for key, text in (("state_dir", run.state_dir), ("credentials_dir", run.credentials_dir)):
+        _place(f"run.{key}", text)
+    _place("market.recorded_path", market.recorded_path)
     for key, text, hint in (
         ("study.name", config.study.name, "write 2026-11 for 2026/11"),
         ("market.exchange", market.exchange, "write an exchange as ccxt calls it"),
@@ -342,6 +345,14 @@ def _check_broker(config: Config) -> None:
             "paper.broker ccxt trades on binance's sandbox alone: how an order is found again differs with every venue",
             hint='set market.source = "ccxt" and market.exchange = "binance"',
         )
+
+
+def _place(key: str, text: str) -> Path:
+    """Where it is. Raises ConfigurationError for what cannot be a path here."""
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:  # ~somebody who is no user here, links in a circle, a NUL
+        raise ConfigurationError(f"{key} is {text!r}: {error}", hint="write an absolute path") from error
 
 
 def _is_utc(text: str) -> bool:

@@ -67,7 +67,8 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, data
         ("data.end_utc=2024-01-01", "UTC time"), ("data.holdout_share=1.0", "between 0 and 1"),
         ("study.seeds=0", "at least 1"), ('market.tickers=["BTC", "BTC"]', "distinct"),
         ("market.source=recorded", "recorded_path"), ("study.name=2026/11", "names a folder"),
-        ("study.name=..", "names a folder"), ('study.name=""', "names a folder"),
+        ("study.name=..", "names a folder"),
+        ("run.credentials_dir=~nobody-of-this-name/x", "absolute path"), ('study.name=""', "names a folder"),
         ('market.tickers=["BTC/USDT"]', "is market.quote"), ("simulation.start_utc=", "UTC time"),
         ("paper.clock=replay", "replay_start_utc is empty"),
         *((f"{key}=0", "must be above 0") for key in (

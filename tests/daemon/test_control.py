@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import Stage, close, staged
+from stage import Stage, staged
 
 from daemon import control
 from daemon.child.config import Config, parse
@@ -134,8 +134,10 @@ def test_draining_lets_every_worker_finish_its_trial_and_then_stops_the_daemon(t
     with staged(tmp_path, {**ALL, "worker": ("trials", "1.5")}, study={"workers": 3}) as stage:
         assert stage.process is not None
         assert stage.ctl("drain").returncode == 0
-        late = stage.ctl("scale", "4")
-        assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
+        stage.configure(study={"workers": 3, "train_steps": 7000})  # would restart them in the middle of their trials
+        for request in (("scale", "4"), ("reload",)):
+            late = stage.ctl(*request)
+            assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
         done = stage.ctl("drain", "--wait")
         assert done.returncode == 0, done.stderr
         assert stage.process.wait(10) == 0
@@ -153,6 +155,8 @@ def test_a_pause_hands_trials_back_and_keeps_what_was_asked_of_each_worker(tmp_p
         assert stage.ctl("pause").returncode == 0
         stage.until(lambda: not any("worker" in n for n in stage.pids()))
         assert stage.ask("status")["status"]["daemon"]["state"] == "paused"
+        assert "training is paused: it begins with resume" in stage.ctl("restart", "worker-0").stdout
+        assert "paused" not in stage.ctl("restart", "janitor", "--wait").stdout
         assert stage.ctl("resume").returncode == 0
         stage.until(lambda: {"worker-0", "worker-1"} <= set(stage.pids()))
         assert "worker-2" not in stage.pids() and stage.pids()["paper_trader"] == trader
@@ -166,6 +170,7 @@ def test_a_pause_hands_trials_back_and_keeps_what_was_asked_of_each_worker(tmp_p
         ('{"daemon": {"stop_grace_trader_s": 60.0}}', "a full stop must be over within 50 s"),
         ('{"daemon": {"worker_cpus": "x"}}', "daemon.worker_cpus is 'x'"), ('{"study": {"workers": 99}}', "daemon.max_workers"),
         ('{"run": {"state_dir": "/elsewhere"}}', "run.state_dir cannot change"),
+        ('{"run": {"state_dir": "~nobody-of-this-name/x"}}', "run.state_dir is"),
         ('{"study": {"ranges": ["widht=32"]}}', "'widht' is not searched here"),
     ],
 )  # fmt: skip
@@ -266,54 +271,6 @@ def test_a_reload_says_when_a_child_cannot_live_with_the_new_configuration(tmp_p
         done = stage.ctl("reload", "--wait")
         assert done.returncode == 1 and "given up: worker-0" in done.stderr
         assert stage.pids() == {"paper_trader": trader}
-
-
-def test_systemd_is_told_when_it_is_ready_alive_reloading_and_stopping(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(20.0)
-        stage = Stage(tmp_path, {"paper_trader": ("work", "")})
-        try:
-            stage.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="600000")
-            said = hear(systemd, "READY=1")
-            assert stage.all_beating
-            assert any("WATCHDOG=1" in s for s in [*said, *hear(systemd, "WATCHDOG=1")])
-            began_s = time.monotonic()
-            for _ in range(5):
-                hear(systemd, "WATCHDOG=1")
-            assert time.monotonic() - began_s < 10.0
-            assert stage.process is not None
-            stage.process.send_signal(signal.SIGHUP)
-            assert "MONOTONIC_USEC=" in hear(systemd, "RELOADING=1")[-1]
-            hear(systemd, "READY=1")
-            stage.process.send_signal(signal.SIGSTOP)
-            time.sleep(0.3)
-            systemd.setblocking(False)
-            while True:
-                try:
-                    systemd.recv(4096)
-                except BlockingIOError:
-                    break
-            systemd.settimeout(1.5)
-            with pytest.raises(TimeoutError):  # a loop that stands still does not say that it is alive
-                systemd.recv(4096)
-            stage.process.send_signal(signal.SIGCONT)
-            systemd.settimeout(20.0)
-            stage.process.terminate()
-            hear(systemd, "STOPPING=1")
-            assert stage.process.wait(20) == 0
-            environment = Path("/proc/self/environ").read_text()
-            assert "NOTIFY_SOCKET" not in environment
-        finally:
-            close(stage)
-
-
-def hear(server: socket.socket, words: str) -> list[str]:
-    """Messages up to the first that holds the words."""
-    heard = []
-    while not heard or words not in heard[-1]:
-        heard.append(server.recv(4096).decode())
-    return heard
 
 
 def test_a_client_is_told_when_nobody_listens_and_when_somebody_does_not_answer(tmp_path: Path) -> None:
