@@ -50,7 +50,9 @@ from features.files import Lock, write_atomic
 MAX_SLEEP_S = 1.0  # the loop turns at least this often, whatever the fleet expects
 USAGE_EVERY_S = 5.0
 QUIET_S = 20.0  # without an event, before the history is folded together
-READY_AT_LATEST_S = 30.0  # a trader that waits for its market is no reason for systemd to kill the service
+READY_AT_LATEST_S = (
+    30.0  # a market that is waited for, or many starts one after the other: systemd has 120 s of patience
+)
 _PLACE = "run/children.json"
 _T = TypeVar("_T")
 
@@ -228,11 +230,12 @@ class Supervisor:
             )
 
     def _is_ready(self, now_s: float) -> bool:
-        """Everyone has been started, and the trader has reconciled with its broker or been given up."""
+        """Everyone has been started, and the trader has reconciled with its broker or been given up; or it takes too long."""
+        if now_s >= self._began_s + READY_AT_LATEST_S:
+            return True
         if any(c.state is State.STARTING or may_start(self._fleet, c) for c in self._fleet.children if not c.last_exit):
             return False
-        traders = [c for c in self._fleet.children if c.spec.kind == "paper_trader" and c.pid is not None]
-        return all(c.ready or now_s >= c.since_s + READY_AT_LATEST_S for c in traders)
+        return all(c.ready for c in self._fleet.children if c.spec.kind == "paper_trader" and c.pid is not None)
 
     # requests --------------------------------------------------------------------------------------------------
 
