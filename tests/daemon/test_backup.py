@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from desk import books, opened, started, trader
-from state_house import house, janitor
+from state_house import artifact, artifacts_left, house, janitor, pointer
 
 from daemon.child.clock import ManualClock, SystemClock
 from daemon.child.logs import get_logger
@@ -266,6 +266,23 @@ def test_a_restored_history_is_that_of_a_run_that_was_stopped_and_not_of_a_crash
     with History(tmp_path / "supervisor.db", now_utc=SystemClock().now_utc) as successor:
         assert successor.begin(boot_id="b", pid=2) is None
     assert [e["event"] for e in read_events(tmp_path / "supervisor.db")] == ["child.spawned"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_a_restore_moved_aside_can_be_gone_back_to_with_its_policies(tmp_path: Path, *, damaged: bool) -> None:
+    """Damaged files name nothing any more, and are no reason for the janitor to stop: they were the reason to restore."""
+    clock = ManualClock()
+    house(tmp_path)
+    make_backup(tmp_path, clock)
+    pointer(tmp_path, artifact(tmp_path, "q").name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "paper" / "journal.db")) as db, db:
+        db.execute("INSERT INTO decisions VALUES (?)", (artifact(tmp_path, "v").name,))
+    for name in ("paper/journal.db", "champion.json") if damaged else ():
+        (tmp_path / name).write_bytes(b"{ damaged")
+    clock.sleep(60)
+    restore(tmp_path, "", clock)
+    janitor(tmp_path).clean()
+    assert artifacts_left(tmp_path) == ("bcdfhmnprz" if damaged else "bcdfhmnpqrvz")
 
 
 def test_a_backup_nobody_made_is_named_as_such(tmp_path: Path) -> None:

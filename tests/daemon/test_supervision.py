@@ -159,7 +159,7 @@ def test_every_child_runs_under_the_limits_of_its_kind(tmp_path: Path) -> None:
         worker = json.loads((tmp_path / "worker-0.limits").read_text())
         trader = json.loads((tmp_path / "paper_trader.limits").read_text())
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    assert worker == {"nofile": 200, "core": 0, "nice": nice + 7, "cpus": [0], "oom_score_adj": 650}
+    assert worker == {"nofile": 200, "core": 0, "nice": min(19, nice + 7), "cpus": [0], "oom_score_adj": 650}
     assert trader == {
         "nofile": 200, "core": 0, "nice": nice, "cpus": sorted(os.sched_getaffinity(0)), "oom_score_adj": ours,
     }  # fmt: skip
