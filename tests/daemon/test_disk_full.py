@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +160,18 @@ class _Later(SystemClock):
         from datetime import timedelta
 
         return super().now_utc() + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "words", [("flatten",), ("rearm",), ("pause", "trading"), ("trials", "--set", "study.seeds=1")]
+)
+def test_what_a_full_disk_keeps_a_verb_from_is_said_in_one_line(disk: Path, words: tuple[str, ...]) -> None:
+    write_atomic(disk / "config.json", parse({}).to_json().encode())
+    fill(disk)
+    command = [sys.executable, "-P", "-m", "daemon", *words, "--state-dir", str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("(free space)\n"), done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["paper", "artifacts"])
