@@ -88,10 +88,9 @@ class History:
         """
         last = self._db.execute("SELECT boot_id, ended_utc, fleet, id FROM runs ORDER BY id DESC LIMIT 1").fetchone()
         self._run, self._origin = 1 + (last[3] if last else 0), (boot_id, pid, self._now())
-        self.remember({})
-        if last is None or last[0] != boot_id or last[1] is not None:
-            return None
-        record: dict[str, Any] = json.loads(last[2])
+        crashed = last is not None and last[0] == boot_id and last[1] is None
+        record: dict[str, Any] | None = json.loads(last[2]) if crashed else None
+        self.remember(record or {})  # this start may fail before it has taken it over
         return record
 
     def end(self) -> None:

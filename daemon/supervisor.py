@@ -44,7 +44,7 @@ from daemon.notify import Notifier
 from daemon.picture import Picture
 from daemon.processes import Process
 from daemon.requests import Refused, events_for
-from features.errors import CappuccinoError
+from features.errors import CappuccinoError, ConfigurationError
 from features.files import Lock, write_atomic
 
 MAX_SLEEP_S = 1.0  # the loop turns at least this often, whatever the fleet expects
@@ -347,8 +347,9 @@ class Supervisor:
         if not memory:
             return
         if memory["configured_workers"] == self._config.study.workers != memory["workers"]:
-            self._config = replace(self._config, study=replace(self._config.study, workers=memory["workers"]))
-            self._fleet = self._fleet_for(self._config)
+            scaled = replace(self._config, study=replace(self._config.study, workers=memory["workers"]))
+            with contextlib.suppress(ConfigurationError):  # daemon.max_workers may have become fewer
+                self._fleet, self._config = self._fleet_for(scaled), scaled
         self._fleet = recalled(self._fleet, memory)
         self._note("daemon.recalled", "", fatal=sum(c.state is State.FATAL for c in self._fleet.children))
 
