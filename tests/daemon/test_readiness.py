@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +68,19 @@ def test_starts_that_take_long_one_after_the_other_are_no_reason_for_systemd_to_
             assert 25.0 < time.monotonic() - began_s < 40.0 and list(stage.pids()) == ["paper_trader"]
         finally:
             close(stage)
+
+
+def test_a_systemd_that_no_longer_reads_holds_up_nobody(tmp_path: Path) -> None:
+    """Frozen after a crash of its own, say: the queue of its socket fills, and a full one makes a sender wait for ever."""
+    code = (
+        "import sys, time\nfrom daemon.notify import Notifier\nn, slow = Notifier(sys.argv[1]), 0\n"
+        "while slow < 3:\n    began_s = time.monotonic()\n    n.send('WATCHDOG=1')\n"
+        "    slow += time.monotonic() - began_s > 0.1\n"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as frozen:
+        frozen.bind(str(tmp_path / "notify"))
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "notify")], timeout=20, check=False)
+    assert done.returncode == 0
 
 
 def hear(server: socket.socket, words: str) -> list[str]:
