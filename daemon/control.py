@@ -24,6 +24,10 @@ class DaemonDown(CappuccinoError):
     exit_code = 4
 
 
+class NotAllowed(CappuccinoError):
+    """The control socket is not open to this user: nothing is known of the daemon."""
+
+
 class NotAnswering(CappuccinoError):
     """Somebody holds the control socket and says nothing."""
 
@@ -46,6 +50,10 @@ def ask(state_dir: Path, verb: str, **arguments: Any) -> dict[str, Any]:
             reply: dict[str, Any] = json.loads(_read_line(client))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise DaemonDown(f"no daemon answers at {path}", hint="start it with cappuccinoctl run") from error
+        except PermissionError as error:
+            raise NotAllowed(
+                f"{path} is closed to user {os.geteuid()}", hint="ask as the daemon's own user or as root"
+            ) from error
         except (OSError, ValueError) as error:
             raise NotAnswering(f"the daemon at {path} does not answer: {error}") from error
     if "error" in reply:

@@ -93,16 +93,13 @@ class ControlServer:
                     "hint": "ask as the daemon's own user or as root"}  # fmt: skip
         try:
             request = json.loads(client.heard.split(b"\n", 1)[0])
-            if not isinstance(request, dict) or not isinstance(request.get("verb"), str):
-                return {"error": "a request is a JSON object with a verb"}
-            if request.get("protocol") != PROTOCOL:
-                return {"error": f"this daemon speaks protocol {PROTOCOL}, the request {request.get('protocol')!r}",
-                        "hint": "daemon and cappuccinoctl are of different versions: restart the daemon"}  # fmt: skip
-            return self._answer(request, client.peer)
+            return _refusal(request) or self._answer(request, client.peer)
         except CappuccinoError as error:
             return {"error": error.args[0], "hint": error.hint}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return {"error": f"the request cannot be read: {error}"}
+        except OSError as error:  # a disk or a file that is in trouble is no reason to end the children
+            return {"error": f"{request['verb']} failed: {error}", "hint": "cappuccinoctl doctor looks at the disks"}
 
     def _say(self, client: _Client, reply: dict[str, Any]) -> None:
         client.to_say = line({**reply, "protocol": PROTOCOL})
@@ -128,6 +125,16 @@ class ControlServer:
         client.connection.close()
         with contextlib.suppress(ValueError):
             self._clients.remove(client)
+
+
+def _refusal(request: Any) -> dict[str, Any] | None:
+    """What to say to a request of another form than ours."""
+    if not isinstance(request, dict) or not isinstance(request.get("verb"), str):
+        return {"error": "a request is a JSON object with a verb"}
+    if request.get("protocol") != PROTOCOL:
+        return {"error": f"this daemon speaks protocol {PROTOCOL}, the request {request.get('protocol')!r}",
+                "hint": "daemon and cappuccinoctl are of different versions: restart the daemon"}  # fmt: skip
+    return None
 
 
 def _listen(path: Path) -> socket.socket:

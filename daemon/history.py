@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from daemon.child.room import needs_room
 from features.errors import CappuccinoError
+from features.files import read_only_uri
 
 VERSION = 1
 KEPT_EVENTS = 20_000  # a flapping fleet writes a few hundred a day
@@ -87,10 +88,9 @@ class History:
         """
         last = self._db.execute("SELECT boot_id, ended_utc, fleet, id FROM runs ORDER BY id DESC LIMIT 1").fetchone()
         self._run, self._origin = 1 + (last[3] if last else 0), (boot_id, pid, self._now())
-        self.remember({})
-        if last is None or last[0] != boot_id or last[1] is not None:
-            return None
-        record: dict[str, Any] = json.loads(last[2])
+        crashed = last is not None and last[0] == boot_id and last[1] is None
+        record: dict[str, Any] | None = json.loads(last[2]) if crashed else None
+        self.remember(record or {})  # this start may fail before it has taken it over
         return record
 
     def end(self) -> None:
@@ -175,5 +175,11 @@ def read_crashes(path: Path, *, child: str = "", last: int = 1) -> list[dict[str
 def _read(path: Path, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
-        return db.execute(query, arguments).fetchall()
+    try:
+        with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=5.0)) as db:
+            return db.execute(query, arguments).fetchall()
+    except sqlite3.Error as error:
+        raise HistoryUnusable(
+            f"{path} cannot be read: {error}",
+            hint="cappuccinoctl stop, move it away, start: the daemon begins a new one",
+        ) from error

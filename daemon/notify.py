@@ -5,6 +5,8 @@ import os
 import socket
 from typing import Self
 
+PATIENCE_S = 0.2  # a message that does not fit by then is lost; the next ping comes in seconds
+
 
 class Notifier:
     """Tells systemd READY, STATUS, WATCHDOG, RELOADING and STOPPING; silent outside a unit."""
@@ -25,9 +27,10 @@ class Notifier:
     def send(self, message: str) -> None:
         if not self._address:
             return
-        # a restarting systemd must not take the service down
+        # a restarting systemd must not take the service down, nor one that has stopped reading hold up the loop
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client,
             contextlib.suppress(OSError),
         ):
+            client.settimeout(PATIENCE_S)
             client.sendto(message.encode(), self._address)

@@ -60,8 +60,8 @@ class Picture:
         beat = self._beats.get(c.spec.name, {})
         return {
             "name": c.spec.name, "kind": c.spec.kind, "state": c.state.value, "pid": c.pid, "ready": c.ready,
-            "for_s": round(now_s - c.since_s, 1), "failures": c.failures, "restarts": len(c.restarts_s),
+            "for_s": round(now_s - c.since_s, 1), "failures": c.failures, "restarts": c.recent_restarts(now_s),
             "flapping": c.is_flapping(now_s), "next_start_s": next_start_s,
             "silent_s": round(now_s - c.progress_s, 1), "last_exit": c.last_exit, "reason": c.reason,
-            "rss_bytes": c.rss_bytes, "note": beat.get("note", ""), "facts": beat.get("facts", {}),
+            "rss_bytes": c.rss_bytes if c.pid is not None else 0, "note": beat.get("note", ""), "facts": beat.get("facts", {}),
         }  # fmt: skip

@@ -34,4 +34,6 @@ def events_for(fleet: Fleet, request: Mapping[str, Any], *, now_s: float) -> tup
         raise Refused(f"no child is called {name!r}", hint=f"known: {', '.join(c.spec.name for c in fleet.children)}")
     if fleet.draining and verb != "stop-child" and fleet.child(name).spec.kind == "worker":
         raise Refused(f"{verb} {name} comes too late: the daemon is draining")
-    return (Command(verb=CHILD_VERBS[verb], name=name, now_s=now_s),), f"{CHILD_VERBS[verb]} {name}"
+    waits = fleet.paused and fleet.child(name).spec.kind == "worker" and verb != "stop-child"
+    said = f"{CHILD_VERBS[verb]} {name}" + ("; training is paused: it begins with resume" if waits else "")
+    return (Command(verb=CHILD_VERBS[verb], name=name, now_s=now_s),), said

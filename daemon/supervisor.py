@@ -44,13 +44,15 @@ from daemon.notify import Notifier
 from daemon.picture import Picture
 from daemon.processes import Process
 from daemon.requests import Refused, events_for
-from features.errors import CappuccinoError
+from features.errors import CappuccinoError, ConfigurationError
 from features.files import Lock, write_atomic
 
 MAX_SLEEP_S = 1.0  # the loop turns at least this often, whatever the fleet expects
 USAGE_EVERY_S = 5.0
 QUIET_S = 20.0  # without an event, before the history is folded together
-READY_AT_LATEST_S = 30.0  # a trader that waits for its market is no reason for systemd to kill the service
+READY_AT_LATEST_S = (
+    30.0  # a market that is waited for, or many starts one after the other: systemd has 120 s of patience
+)
 _PLACE = "run/children.json"
 _T = TypeVar("_T")
 
@@ -228,11 +230,12 @@ class Supervisor:
             )
 
     def _is_ready(self, now_s: float) -> bool:
-        """Everyone has been started, and the trader has reconciled with its broker or been given up."""
+        """Everyone has been started, and the trader has reconciled with its broker or been given up; or it takes too long."""
+        if now_s >= self._began_s + READY_AT_LATEST_S:
+            return True
         if any(c.state is State.STARTING or may_start(self._fleet, c) for c in self._fleet.children if not c.last_exit):
             return False
-        traders = [c for c in self._fleet.children if c.spec.kind == "paper_trader" and c.pid is not None]
-        return all(c.ready or now_s >= c.since_s + READY_AT_LATEST_S for c in traders)
+        return all(c.ready for c in self._fleet.children if c.spec.kind == "paper_trader" and c.pid is not None)
 
     # requests --------------------------------------------------------------------------------------------------
 
@@ -240,8 +243,8 @@ class Supervisor:
         verb = request["verb"]
         if verb == "status":
             return {"status": self._picture.record(self._fleet, state=self._state(), now_s=self._now_s())}
-        arguments = {k: v for k, v in request.items() if k not in ("verb", "protocol")}
-        self._note("control.request", "", verb=verb, by_uid=peer.uid, by_pid=peer.pid, **arguments)
+        asked = {k: v for k in ("child", "workers") if isinstance(v := request.get(k), str | int)}
+        self._note("control.request", "", verb=verb, by_uid=peer.uid, by_pid=peer.pid, **asked)
         if verb == "reload":
             return self._reload()
         if verb == "scale":
@@ -274,8 +277,6 @@ class Supervisor:
     def _scale(self, workers: Any) -> dict[str, Any]:
         if type(workers) is not int or workers < 0:
             raise Refused(f"cannot scale to {workers!r} workers", hint="give a number, 0 or more")
-        if self._fleet.draining:
-            raise Refused("too late: the workers finish their trials, then all stops")
         changed = self._reshape(replace(self._config, study=replace(self._config.study, workers=workers)))
         said = "; ".join(f"{k} {', '.join(v)}" for k, v in changed.items() if v)
         return {"done": f"{workers} worker{'s' * (workers != 1)}: {said or 'as before'}", **changed}
@@ -285,6 +286,8 @@ class Supervisor:
         specs = self._doors.specs(config, self._state_dir)
         if self._fleet.stopping_s is not None:
             raise Refused("too late: the daemon is stopping")
+        if self._fleet.draining:
+            raise Refused("too late: the workers finish their trials, then all stops")
         old = {c.spec.name: c.spec for c in self._fleet.children if not c.retiring}
         new = {s.name: s for s in specs}
         self._write_config(config)  # before a child reads it
@@ -344,8 +347,9 @@ class Supervisor:
         if not memory:
             return
         if memory["configured_workers"] == self._config.study.workers != memory["workers"]:
-            self._config = replace(self._config, study=replace(self._config.study, workers=memory["workers"]))
-            self._fleet = self._fleet_for(self._config)
+            scaled = replace(self._config, study=replace(self._config.study, workers=memory["workers"]))
+            with contextlib.suppress(ConfigurationError):  # daemon.max_workers may have become fewer
+                self._fleet, self._config = self._fleet_for(scaled), scaled
         self._fleet = recalled(self._fleet, memory)
         self._note("daemon.recalled", "", fatal=sum(c.state is State.FATAL for c in self._fleet.children))
 

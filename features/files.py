@@ -117,6 +117,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_only_uri(database: Path) -> str:
+    """For `sqlite3.connect(…, uri=True)`: the database is opened and never written to, whatever its path is spelt with."""
+    return f"{database.absolute().as_uri()}?mode=ro"
+
+
 def disk_full(error: BaseException | None) -> bool:
     """Whether the error, or what caused it, says that the disk is full or a quota used up."""
     while error is not None:

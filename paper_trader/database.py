@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from features.errors import DataError
+from features.files import read_only_uri
 
 
 class BookUnusable(DataError):
@@ -30,7 +31,7 @@ def open_database(path: Path, *, read_only: bool, tables: str, schema: int) -> s
     """Open, check and if need be create a database. Raises BookUnusable; DataError where a reader finds none yet."""
     if not read_only:
         path.parent.mkdir(parents=True, exist_ok=True)
-    place = f"file:{path}?mode=ro" if read_only else str(path)
+    place = read_only_uri(path) if read_only else str(path)
     connection = sqlite3.connect(place, uri=read_only, isolation_level=None)
     try:
         with whole(path):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.child.clock import Clock
+from daemon.child.room import needs_room
 from features.files import Lock, append_jsonl, read_jsonl
 from paper_trader.session import Command
 
@@ -15,9 +16,9 @@ class Request:
 
 
 def ask(state_dir: Path, command: Command, clock: Clock) -> Request:
-    """Durable before it returns, whether a trader runs or not."""
+    """Durable before it returns, whether a trader runs or not. Raises NoRoom."""
     path = _path(state_dir)
-    with Lock(path.with_suffix(".lock"), wait=True):
+    with needs_room(state_dir), Lock(path.with_suffix(".lock"), wait=True):
         number = len(read_jsonl(path)) + 1
         append_jsonl(path, {"number": number, "command": command, "at_utc": clock.now_utc().isoformat()})
     return Request(number=number, command=command)

@@ -17,6 +17,7 @@ from torch import Tensor
 from daemon.child.clock import Clock
 from daemon.child.config import Config
 from daemon.child.market import costs, feature_spec, limits
+from daemon.child.search import Network
 from features.actor import build_actor
 from features.sources.simulated import simulate
 from features.venue_rules import VenueRules
@@ -25,7 +26,7 @@ from trainer.memory import resident_bytes
 from trainer.policy import Agent
 from trainer.ppo import Training
 from trainer.replay import DIRECT, Replay
-from trainer.space import Hyperparameters, Network, defaults
+from trainer.space import Hyperparameters, defaults
 from trainer.vector_env import Problem
 
 BARS = 35_000  # four years of hours

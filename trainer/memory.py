@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.space import Hyperparameters, search_space
+from daemon.child.search import search_space
+from trainer.space import Hyperparameters
 
 WARM_TRIALS = 2  # until then caches fill up: growth is no leak
 SEEN_TRIALS = 3  # in all of which the growth must show

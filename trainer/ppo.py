@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from daemon.child.search import Network
 from features.allocation import Limits
 from features.errors import CappuccinoError
 from trainer.checkpoint import pack, require_same, unpack
 from trainer.policy import Agent
 from trainer.replay import Replay
 from trainer.rollout import Environment, RewardScale, Rollout, ValueScale, cells_of, collect
-from trainer.space import Hyperparameters, Network
+from trainer.space import Hyperparameters
 from trainer.vector_env import Problem
 
 

@@ -14,9 +14,10 @@ from typing import Any, Self
 import numpy as np
 import optuna
 
+from daemon.child.search import Network, Parameter, narrowed, search_space
 from features.errors import ConfigurationError
 from features.files import write_atomic
-from trainer.space import Hyperparameters, Network, Parameter, defaults, search_space
+from trainer.space import Hyperparameters, defaults, suggest
 
 MIN_TRIALS = 40  # below, a tenth is fewer than four trials: nothing says where to look
 TOP_SHARE = 0.1
@@ -34,37 +35,12 @@ class Route:
 
     @classmethod
     def of(cls, network: Network, stack_bars: int, ranges: Sequence[str]) -> Self:
-        """The whole space less `ranges`; ConfigurationError names every one that is not inside it.
-
-        "width=32" locks a parameter, "head=gaussian|dirichlet" and "gamma=0.97..0.99" narrow it.
-        """
-        space = {p.name: p for p in search_space(network, stack_bars)}
-        locked: dict[str, Any] = {}
-        problems = []
-        for text in ranges:
-            name, _, rest = (part.strip() for part in text.partition("="))
-            if name not in space:
-                problems.append(f"{text}: {name!r} is not searched here" if name not in locked else f"{text}: twice")
-                continue
-            try:
-                narrowed = _narrowed(space[name], rest)
-            except ValueError as error:
-                problems.append(f"{text}: {error}")
-                continue
-            if isinstance(narrowed, Parameter):
-                space[name] = narrowed
-            else:
-                locked[name] = narrowed.value
-                del space[name]
-        if problems:
-            raise ConfigurationError(
-                "study.ranges does not fit the space:\n  " + "\n  ".join(problems),
-                hint='write "width=32", "head=gaussian|dirichlet" or "gamma=0.97..0.99"',
-            )
-        return cls(network=network, searched=tuple(space.values()), locked=locked)
+        """The whole space less `ranges`. Raises ConfigurationError."""
+        searched, locked = narrowed(search_space(network, stack_bars), ranges)
+        return cls(network=network, searched=searched, locked=locked)
 
     def suggest(self, trial: optuna.Trial) -> Hyperparameters:
-        return replace(defaults(self.network), **self.locked, **{p.name: p.suggest(trial) for p in self.searched})
+        return replace(defaults(self.network), **self.locked, **{p.name: suggest(p, trial) for p in self.searched})
 
     def first(self) -> dict[str, Any]:
         """The searched values that a new study tries first: the defaults, as far as they lie within it."""
@@ -107,34 +83,6 @@ def overlay(*, name: str, parent: str, policy: Network, ranges: Sequence[str], r
     lines = ["[study]", *(f"{key} = {json.dumps(value)}" for key, value in said.items())]
     lines += [f"seeds = {CLAIM_SEEDS}", "target_trials = 1"] if replicate else []
     return "\n".join([*lines, "ranges = [", *(f"  {json.dumps(r)}," for r in ranges), "]"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Locked:
-    value: Any
-
-
-def _narrowed(parameter: Parameter, text: str) -> Parameter | _Locked:
-    """ValueError says why not."""
-    if parameter.choices:
-        wanted = [part.strip() for part in text.split("|")]
-        unknown = [w for w in wanted if w not in map(str, parameter.choices)]
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)} is none of {parameter.choices}")
-        kept = tuple(c for c in parameter.choices if str(c) in wanted)
-        return _Locked(kept[0]) if len(kept) == 1 else replace(parameter, choices=kept)
-    low, dots, high = text.partition("..")
-    ends = [_number(parameter, end) for end in ((low, high) if dots else (low,))]
-    if why := next((why for end in ends if (why := parameter.refusal(end))), ""):
-        raise ValueError(why)
-    if ends[0] > ends[-1]:
-        raise ValueError("its low end is above its high end")
-    return _Locked(ends[0]) if ends[0] == ends[-1] else replace(parameter, low=ends[0], high=ends[-1])
-
-
-def _number(parameter: Parameter, text: str) -> float:
-    value = float(text)
-    return int(value) if parameter.integer and value == int(value) else value
 
 
 def _nearest(parameter: Parameter, value: Any) -> Any:

@@ -1,20 +1,16 @@
-"""The search space: every hyperparameter once, with its bounds and the reason for them.
+"""A configuration of PPO: one value for every parameter of the search space (`daemon.child.search`).
 
-`docs/hyperparameters.md` maps the predecessor's names to these and says which of its names mean nothing here. Penalties
-and the time decay shape the reward that PPO sees; no score is computed from a shaped reward.
+Penalties and the time decay shape the reward that PPO sees; no score is computed from a shaped reward.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import optuna
 
-from daemon.child import advice
+from daemon.child.search import NETWORKS, Head, Network, Parameter, search_space
 from features.errors import ConfigurationError
-
-Network = Literal["per_asset", "mlp"]
-Head = Literal["gaussian", "dirichlet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,100 +67,13 @@ class Hyperparameters:
         return cls(**record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """A searched parameter: a numeric range (`log` searched on the log scale) or a list of choices."""
-
-    name: str
-    reason: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-    choices: tuple[Any, ...] = ()
-
-    def suggest(self, trial: optuna.Trial) -> Any:
-        if self.choices:
-            return trial.suggest_categorical(self.name, self.choices)
-        if self.integer:
-            return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
-
-    def to_dict(self) -> dict[str, Any]:
-        if self.choices:
-            return {"choices": list(self.choices), "reason": self.reason}
-        return {"low": self.low, "high": self.high, "log": self.log, "integer": self.integer, "reason": self.reason}
-
-    def refusal(self, value: Any) -> str:
-        """Why `value` is not allowed; empty when it is."""
-        found = advice.refusal(value, self.span, integer=self.integer)
-        return "" if found is None else found[1]
-
-    @property
-    def span(self) -> advice.Span:
-        return advice.Span(low=self.low, high=self.high, choices=self.choices)
-
-
-def _range(name: str, low: float, high: float, reason: str) -> Parameter:
-    return Parameter(name=name, low=low, high=high, reason=reason)
-
-
-def _log(name: str, low: float, high: float, reason: str) -> Parameter:
-    return Parameter(name=name, low=low, high=high, log=True, reason=reason)
-
-
-def _whole(name: str, low: int, high: int, reason: str) -> Parameter:
-    return Parameter(name=name, low=low, high=high, integer=True, reason=reason)
-
-
-def _choice(name: str, choices: tuple[Any, ...], reason: str) -> Parameter:
-    return Parameter(name=name, choices=choices, reason=reason)
-
-
-NETWORKS: dict[Network, tuple[Parameter, ...]] = {
-    "per_asset": (
-        _choice("width", (16, 32, 64), "wider shared encoders were not better on hourly data, only slower"),
-        _log("learning_rate", 5e-4, 5e-3, "below, a minute of training moves nothing; above, the policy collapses"),
-    ),
-    "mlp": (
-        _choice("width", (64, 128, 256, 512, 1024, 1280, 1536, 2048), "net_dimension; the predecessor went to 2048"),
-        _log("learning_rate", 1e-5, 1e-3, "wider networks move further per step; the predecessor's 1e-6 moved nothing"),
-    ),
-}
-
-COMMON = (
-    _choice("head", get_args(Head), "noise on the logits, or on the simplex itself: which explores better is open"),
-    _choice("lr_schedule", ("linear", "cosine", "exponential"), "the shape of the decay; how far is lr_final"),
-    _log("lr_final", 0.01, 1.0, "share of the learning rate left at the end; 1 is no schedule at all"),
-    _range("train_share", 0.6, 1.0, "share of study.train_steps used: stopping early is a regulariser"),
-    _choice("accounts_per_group", (4, 8, 16), "more share their bars: less luck in an advantage, fewer distinct markets"),
-    _choice("rollout_bars", (64, 128, 256), "2.7 to 11 days of hourly bars per update"),
-    _choice("minibatch", (512, 1024, 2048, 4096), "smaller is noise, larger wastes the rollout"),
-    _whole("epochs", 2, 10, "passes over one rollout before its data is stale"),
-    _range("gamma", 0.96, 0.995, "horizons of 25 to 200 bars; a shorter one cannot earn back the costs"),
-    _range("gae_lambda", 0.9, 0.99, "Schulman 2016: bias against variance"),
-    _range("clip_range", 0.1, 0.3, "Schulman 2017 uses 0.2"),
-    _log("value_clip", 0.2, 10.0, "standard deviations a value may move per update; 10 is no clip"),
-    _log("entropy_coef", 1e-5, 1e-3, "above, the weights stay random"),
-    _range("value_coef", 0.25, 1.0, "the critic's share of the jointly clipped gradient"),
-    _range("max_grad_norm", 0.3, 2.0, "clips the rare crash bar"),
-    _log("kl_target", 0.005, 0.05, "stops epochs that move the policy too far"),
-    _log("adam_epsilon", 1e-9, 1e-5, "the predecessor's range; larger damps parameters with small gradients"),
-    _range("initial_log_std", -1.0, 0.5, "of the logits: less noise hides what a change is worth, more never settles"),
-    _range("fee_ramp", 0.2, 1.0, "share of training over which the fee grows from 0; 0 learns to stand still first"),
-    _range("extra_cash_reserve", 0.0, 0.1, "kept beyond allocation.min_cash_reserve; the predecessor liked .04 to .08"),
-    _range("reward_time_decay_floor", 0.5, 1.0, "shaping: what the last bar of an episode counts, the first being 1"),
-    _range("reward_concentration_penalty", 0.0, 0.03, "shaping: at .03 holding one coin for seven costs 2.6 bp a bar"),
-    _range("reward_drawdown_penalty", 0.0, 0.3, "shaping: at .3 a loss below the peak weighs 30 % more"),
-    _range("reward_turnover_penalty", 0.0, 0.1, "shaping: at .1 trading costs another 10 bp"),
-    _range("reward_volatility_penalty", 0.0, 4.0, "shaping: risk aversion beyond the 1 of log wealth"),
-)  # fmt: skip
-
-
-def search_space(network: Network, stack_bars: int = 1) -> tuple[Parameter, ...]:
-    """What is searched for this network. With more than one stacked bar, how many of them the policy reads, too."""
-    lookback = _whole("lookback", 1, stack_bars, "newest of the stacked bars that the policy reads")
-    return (*NETWORKS[network], *COMMON, *((lookback,) if stack_bars > 1 else ()))
+def suggest(parameter: Parameter, trial: optuna.Trial) -> Any:
+    """The trial's value of it, drawn by the study's sampler."""
+    if parameter.choices:
+        return trial.suggest_categorical(parameter.name, parameter.choices)
+    if parameter.integer:
+        return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high), log=parameter.log)
+    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
 
 
 def defaults(network: Network) -> Hyperparameters:

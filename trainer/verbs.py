@@ -232,9 +232,9 @@ def backtest(config: Config, arguments: argparse.Namespace) -> int:
 
 def focus(config: Config, arguments: argparse.Namespace) -> int:
     """Print the overlay of a study around the best trials of this one, or of one trial over and over."""
+    from daemon.child.search import search_space
     from trainer.promote import completed_trials
     from trainer.routes import around_the_best, overlay, the_same_again
-    from trainer.space import search_space
 
     if arguments.trial is None:
         parent = arguments.study or config.study.name

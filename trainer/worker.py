@@ -147,7 +147,8 @@ class Worker:
         self._after_trial.append(resident_bytes() + held)
         if peak:
             self._durably(lambda: write_usage(
-                self.state_dir, self.name, worker=self._index, vram_bytes=held, vram_peak_bytes=peak
+                self.state_dir, self.name, study=self.config.study.name, worker=self._index, vram_bytes=held,
+                vram_peak_bytes=peak,
             ))  # fmt: skip
         if self.recycle:
             self.log.warning(

@@ -16,6 +16,8 @@ class AdvisorConfig:
     def __post_init__(self) -> None:
         if self.every_trials < 1:
             raise ConfigurationError(f"advisor.every_trials must be at least 1, got {self.every_trials}")
+        if not self.poll_s > 0:
+            raise ConfigurationError(f"advisor.poll_s must be above 0, got {self.poll_s}")
         if self.daily_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", self.daily_at):
             raise ConfigurationError(f"advisor.daily_at is {self.daily_at!r}", hint='write hh:mm in UTC, or ""')
         if not 0 <= self.trial_share <= 0.5:

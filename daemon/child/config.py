@@ -6,10 +6,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from daemon.child.advisor_config import AdvisorConfig, LlmConfig
+from daemon.child.search import narrowed, search_space
+from daemon.child.service_config import DaemonConfig, GpuConfig, JanitorConfig, NotifyConfig
 from daemon.child.typed import nearest, record_of
 from features.errors import ConfigurationError
 
@@ -143,64 +146,6 @@ class RiskConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonConfig:
-    backoff_first_s: float = 1.0
-    backoff_max_s: float = 300.0
-    backoff_reset_s: float = 600.0
-    max_restarts: int = 5
-    restart_window_s: float = 600.0
-    worker_hang_s: float = 120.0
-    trader_hang_s: float = 30.0
-    service_hang_s: float = 600.0
-    stop_grace_worker_s: float = 30.0
-    stop_grace_trader_s: float = 15.0
-    stop_grace_s: float = 20.0
-    torch_threads: int = 1
-    spawn_pace_s: float = 1.0
-    max_workers: int = 64
-    max_open_files: int = 4096
-    worker_rss_bytes: int = 16_000_000_000
-    service_rss_bytes: int = 2_000_000_000
-    worker_nice: int = 5
-    worker_oom_score_adj: int = 800
-    worker_cpus: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JanitorConfig:
-    every_s: float = 600.0
-    poll_s: float = 5.0
-    warn_free_bytes: int = 50_000_000_000
-    resume_free_bytes: int = 3_000_000_000
-    floor_free_bytes: int = 2_000_000_000
-    keep_top: int = 20
-    keep_reports: int = 200
-    keep_advice: int = 100
-    reserve_bytes: int = 3_145_728
-    log_max_bytes: int = 50_000_000
-    backup_every_s: float = 86_400.0
-    keep_backups: int = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuConfig:
-    reserve_bytes: int = 1_000_000_000
-    warn_temperature_c: float = 80.0
-    pause_temperature_c: float = 85.0
-    busy_utilisation: float = 0.95
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotifyConfig:
-    enabled: bool = False
-    at_least: Literal["info", "warn", "fail"] = "info"
-    burst: int = 5
-    per_hour: float = 12.0
-    ping_every_s: float = 60.0
-    timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole of config.toml, one record per section."""
 
@@ -252,15 +197,17 @@ def parse(record: Mapping[str, Mapping[str, Any]]) -> Config:
         sections[name] = record_of(name, hints[name], values)
     config = Config(**sections)
     _check(config)
+    _check_times(config)
+    _check_names(config)
     _check_limits(config)
-    _check_order(config)
+    narrowed(search_space(config.study.policy, config.features.stack_bars), config.study.ranges)
     return config
 
 
 def resolve_state_dir(configured: str) -> Path:
     """The configured directory, else systemd's, else the XDG state directory."""
     if configured:
-        return Path(configured).expanduser().resolve()
+        return _place("run.state_dir", configured)
     if given := os.environ.get("STATE_DIRECTORY", ""):
         return Path(given.split(":")[0])
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "cappuccino"
@@ -268,13 +215,15 @@ def resolve_state_dir(configured: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}", hint="name it with --config") from error
     try:
-        record: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+        record: Any = json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid: {error}") from error
+    if not isinstance(record, dict):
+        raise ConfigurationError(f"{path} is not valid: it holds no sections", hint="keys belong under a [section]")
     return record
 
 
@@ -310,8 +259,6 @@ def _check(config: Config) -> None:
         ("study.train_steps", config.study.train_steps), ("promotion.every_trials", config.promotion.every_trials),
         ("promotion.seeds", config.promotion.seeds), ("promotion.cross_seeds", config.promotion.cross_seeds),
         ("promotion.finalists", config.promotion.finalists), ("promotion.ensemble_members", config.promotion.ensemble_members),
-        ("daemon.torch_threads", config.daemon.torch_threads),
-        ("notify.burst", config.notify.burst),
     )  # fmt: skip
     for name, value in at_least_one:
         if value < 1:
@@ -332,8 +279,36 @@ def _check(config: Config) -> None:
             hint="name the candles that the world bootstrap draws from" if drawn else "name the candles to read",
         )
     _check_broker(config)
-    if config.daemon.backoff_first_s <= 0 or config.daemon.backoff_max_s < config.daemon.backoff_first_s:
-        raise ConfigurationError("daemon.backoff_first_s must be positive and at most daemon.backoff_max_s")
+
+
+def _check_times(config: Config) -> None:
+    if not config.simulation.start_utc:
+        raise ConfigurationError("simulation.start_utc is empty", hint='write a UTC time: "2021-01-01T00:00:00Z"')
+    if config.paper.clock == "replay" and not config.paper.replay_start_utc:
+        raise ConfigurationError("paper.replay_start_utc is empty", hint="a replay needs its first bar")
+    given = [(n, t) for n in ("train_start_utc", "judge_start_utc", "end_utc") if (t := getattr(config.data, n))]
+    for (early, first), (late, second) in pairwise(given):
+        if datetime.fromisoformat(first) >= datetime.fromisoformat(second):
+            raise ConfigurationError(f"data.{early} is {first}", hint=f"it must be before data.{late}, {second}")
+
+
+def _check_names(config: Config) -> None:
+    """What names a folder names one: with a slash in it, the janitor would look for the study's trials in vain."""
+    run, market = config.run, config.market
+    for key, text in (("state_dir", run.state_dir), ("credentials_dir", run.credentials_dir)):
+        _place(f"run.{key}", text)
+    _place("market.recorded_path", market.recorded_path)
+    for key, text, hint in (
+        ("study.name", config.study.name, "write 2026-11 for 2026/11"),
+        ("market.exchange", market.exchange, "write an exchange as ccxt calls it"),
+        ("market.quote", market.quote, "write one currency: USDT"),
+        *(
+            ("market.tickers", t, "write the coin alone, BTC; what it is priced in is market.quote")
+            for t in market.tickers
+        ),
+    ):
+        if not text or text.startswith(".") or "/" in text or "\0" in text:
+            raise ConfigurationError(f"{key} cannot be {text!r}: it names a folder", hint=hint)
 
 
 def _check_limits(config: Config) -> None:
@@ -373,19 +348,12 @@ def _check_broker(config: Config) -> None:
         )
 
 
-def _check_order(config: Config) -> None:
-    """Thresholds that make sense only in one order: between the two lies the hysteresis."""
-    janitor, gpu = config.janitor, config.gpu
-    for low, high, ordered in (
-        (
-            "janitor.floor_free_bytes",
-            "janitor.resume_free_bytes",
-            janitor.floor_free_bytes <= janitor.resume_free_bytes,
-        ),
-        ("gpu.warn_temperature_c", "gpu.pause_temperature_c", gpu.warn_temperature_c < gpu.pause_temperature_c),
-    ):
-        if not ordered:
-            raise ConfigurationError(f"{low} must be below {high}", hint="the gap keeps training from flapping")
+def _place(key: str, text: str) -> Path:
+    """Where it is. Raises ConfigurationError for what cannot be a path here."""
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:  # ~somebody who is no user here, links in a circle, a NUL
+        raise ConfigurationError(f"{key} is {text!r}: {error}", hint="write an absolute path") from error
 
 
 def _is_utc(text: str) -> bool:

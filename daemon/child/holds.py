@@ -39,11 +39,13 @@ def worker_number(name: str) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def write_usage(state_dir: Path, name: str, *, worker: int, vram_bytes: int, vram_peak_bytes: int) -> None:
-    """What this process holds on its card after a trial, and held at most; the janitor reads it while it lives."""
+def write_usage(
+    state_dir: Path, name: str, *, study: str, worker: int, vram_bytes: int, vram_peak_bytes: int
+) -> None:  # fmt: skip
+    """What this process holds on its card after a trial of the study, and held at most: what the janitor plans with."""
     record = {
-        "worker": worker, "pid": os.getpid(), "started_s": psutil.Process().create_time(), "vram_bytes": vram_bytes,
-        "vram_peak_bytes": vram_peak_bytes,
+        "study": study, "worker": worker, "pid": os.getpid(), "started_s": psutil.Process().create_time(),
+        "vram_bytes": vram_bytes, "vram_peak_bytes": vram_peak_bytes,
     }  # fmt: skip
     write_atomic(state_dir / "run" / f"{name}.usage.json", json.dumps(record).encode())
 

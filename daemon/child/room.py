@@ -9,6 +9,7 @@ from pathlib import Path
 from features.errors import CappuccinoError
 from features.files import disk_full
 
+TRIAL_DIRECTORIES = (".", "artifacts", "trials")  # where a running trial writes; each may be a mount of its own
 RESERVE = "reserve"  # the janitor keeps one on every file system in use
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"cappuccinoctl: {verb!r} is no verb ({said})", file=sys.stderr)
             return EXIT_USAGE
         module = importlib.import_module(f"daemon.cli.{VERBS[verb][0]}")
-        code: int = module.main(verb, arguments[1:])
+        code = int(module.main(verb, arguments[1:]))
     except CappuccinoError as error:
         print(f"cappuccinoctl: {error}", file=sys.stderr)
         return error.exit_code
@@ -85,7 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; the interpreter must not complain when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if not (remedy := _remedy(error)):
+            raise
+        print(f"cappuccinoctl: {error.filename or verb}: {error.strerror} ({remedy})", file=sys.stderr)
+        code = 1
     return code
+
+
+def _remedy(error: OSError) -> str:
+    """What a person can do about it; "" where the fault is ours."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "ask as the user to whom it belongs, or as root"
+    if error.errno == errno.EROFS:
+        return "name a place that can be written to; in a unit, ReadWritePaths= opens one"
+    return "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
 
 
 def help_text() -> str:

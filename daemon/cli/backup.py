@@ -7,9 +7,10 @@ from pathlib import Path
 
 from daemon.child.clock import SystemClock
 from daemon.cli import parser
-from daemon.cli.common import configuration
-from daemon.janitor.backup import Backup, backups, make_backup, verify
+from daemon.cli.common import configuration, require_begun
+from daemon.janitor.backup import Backup, backup_folders, load, make_backup, verify
 from daemon.janitor.restore import restore
+from features.errors import DataError
 from features.files import Lock
 
 
@@ -23,22 +24,27 @@ def main(verb: str, argv: list[str]) -> int:
         )
     arguments = options.parse_args(argv)
     state_dir = arguments.state_dir or configuration(arguments)[1]
+    require_begun(state_dir)
     return _restore(state_dir, arguments) if verb == "restore" else _backup(state_dir, arguments)
 
 
 def _backup(state_dir: Path, arguments: argparse.Namespace) -> int:
+    found, damaged = [], {}
     if arguments.listing:
-        found = backups(state_dir)
-        for backup in found:
-            verify(backup)
+        for folder in backup_folders(state_dir):
+            try:
+                verify(backup := load(folder))
+                found.append(backup)
+            except DataError as error:
+                damaged[folder.name] = str(error)
     else:
         with Lock(state_dir / "run" / "housekeeping.lock", wait=True):
             found = [make_backup(state_dir, SystemClock())]
     if arguments.json:
-        print(json.dumps({"backups": [_record(b) for b in found]}))
+        print(json.dumps({"backups": [_record(b) for b in found], "damaged": damaged}))
     else:
-        print("\n".join(_line(b) for b in found) or "no backup yet")
-    return 0
+        print("\n".join([*(_line(b) for b in found), *damaged.values()]) or "no backup yet")
+    return 1 if damaged else 0
 
 
 def _restore(state_dir: Path, arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from daemon.child.config import Config, load_config, resolve_state_dir
 from daemon.cli import shipped_config
+from features.errors import ConfigurationError
 
 
 def configuration(arguments: argparse.Namespace) -> tuple[Config, Path]:
@@ -29,7 +30,16 @@ def names_one(arguments: argparse.Namespace) -> bool:
 
 def begin(state_dir: Path) -> None:
     """Make the state directory, for its owner alone as the units do, if it is not there."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(f"{error.filename} is no directory", hint="run.state_dir must name one") from error
+
+
+def require_begun(state_dir: Path) -> None:
+    """Raises ConfigurationError where there is no state directory: a mistyped one must not look like an empty one."""
+    if not state_dir.is_dir():
+        raise ConfigurationError(f"there is nothing at {state_dir}", hint="--state-dir names another; `run` begins one")
 
 
 def state_directory(arguments: argparse.Namespace, config: Config) -> Path:

@@ -39,7 +39,7 @@ def main(verb: str, argv: list[str]) -> int:
     state_dir = _state_dir(verb, arguments)
     child = getattr(arguments, "child", "")
     if verb in NEED_CHILD and not child:
-        raise ConfigurationError(f"{verb} needs the name of a child", hint="see cappuccinoctl status")
+        options.error("which CHILD? cappuccinoctl status lists them")
     before = _pids(state_dir) if getattr(arguments, "wait", False) else {}
     reply = control.ask(state_dir, "stop-child" if verb == "stop" and child else verb, **_given(verb, arguments, child))
     print(json.dumps(reply) if arguments.json else reply["done"])

@@ -15,6 +15,7 @@ from daemon.doctor.finding import Finding, ok
 from daemon.doctor.judge import exit_code
 from daemon.doctor.machine import machine
 from daemon.doctor.service import service, venue
+from daemon.fleet import specs_of
 from features.errors import ConfigurationError
 
 SCHEMA = 1
@@ -38,6 +39,7 @@ def main(verb: str, argv: list[str]) -> int:
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     try:
         config, state_dir = configuration_in_force(arguments)
+        specs_of(config, state_dir)  # what `run` and `reload` look at beside it
     except ConfigurationError as error:
         remedy = error.hint or "compare with the shipped config.toml"
         yield Finding(check="configuration", level="fail", text=error.args[0], remedy=remedy)

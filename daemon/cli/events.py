@@ -4,7 +4,7 @@ import json
 
 from daemon.child.usage import at_least_one
 from daemon.cli import parser
-from daemon.cli.common import configuration
+from daemon.cli.common import configuration, require_begun
 from daemon.history import read_crashes, read_events
 
 
@@ -16,7 +16,9 @@ def main(verb: str, argv: list[str]) -> int:
         "--crash", action="store_true", help="the newest crash with the last output, stack dump included"
     )
     arguments = options.parse_args(argv)
-    path = (arguments.state_dir or configuration(arguments)[1]) / "supervisor.db"
+    state_dir = arguments.state_dir or configuration(arguments)[1]
+    require_begun(state_dir)
+    path = state_dir / "supervisor.db"
     if arguments.crash:
         records = read_crashes(path, child=arguments.child)
         texts = [

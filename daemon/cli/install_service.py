@@ -10,6 +10,7 @@ from pathlib import Path
 
 from daemon.child.config import load_config
 from daemon.cli import parser, shipped_config
+from daemon.fleet import specs_of
 from daemon.install import (
     SYSTEM,
     USER,
@@ -49,7 +50,9 @@ def _install(layout: Layout, arguments: argparse.Namespace) -> int:
     if layout.kind is SYSTEM:
         require_visible(program, Path(sys.base_prefix))
     config = arguments.config[0] if arguments.config else shipped_config()
-    load_config(config)  # refuses what the daemon would refuse
+    given = load_config(config)  # refuses what the daemon would refuse
+    if layout.root == Path("/"):  # an image may be for a machine with other processors
+        specs_of(given, Path(given.run.state_dir))
     wanted = wanted_files(layout, program=program, shipped=shipped_units(), config=config.read_bytes())
     existing = {path: path.read_bytes() if path.exists() else None for path in wanted}
     changes = plan(existing, wanted, keep=layout.config)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,6 +15,8 @@ from daemon.cli.common import configuration
 from features.errors import ConfigurationError
 
 POLL_S = 0.3
+NEWEST_ROTATED = ".1"
+_IS_LOG = re.compile(r"\.jsonl(\.1)?$")
 _HIDDEN = {"ts", "level", "event", "component", "child", "pid", "mono", "schema", "run_id"}
 
 
@@ -25,7 +28,7 @@ def main(verb: str, argv: list[str]) -> int:
     arguments = options.parse_args(argv)
     state_dir = arguments.state_dir or configuration(arguments)[1]
     path = state_dir / "logs" / f"{arguments.child}.jsonl"
-    known = sorted(p.stem for p in path.parent.glob("*.jsonl"))
+    known = _known(path.parent)
     if arguments.child not in known:
         raise ConfigurationError(f"no log of {arguments.child!r}", hint=f"known: {', '.join(known) or 'none'}")
     for line in _lines(path, arguments.lines, follow=arguments.follow):
@@ -33,10 +36,20 @@ def main(verb: str, argv: list[str]) -> int:
     return 0
 
 
+def _known(logs: Path) -> list[str]:
+    """Whose log there is; also of a program that has written nothing since its log was rotated."""
+    names = [p.name for p in logs.iterdir()] if logs.is_dir() else []
+    return sorted({n.removesuffix(NEWEST_ROTATED).removesuffix(".jsonl") for n in names if _IS_LOG.search(n)})
+
+
 def _lines(path: Path, last: int, *, follow: bool) -> Iterator[str]:
-    clock, file = SystemClock(), path.open()
+    *before, newest = (p for p in (path.with_name(path.name + NEWEST_ROTATED), path) if p.exists())
+    clock, file = SystemClock(), newest.open(errors="replace")
     try:
-        yield from (line.rstrip("\n") for line in file.readlines()[-last:])
+        lines = file.readlines()
+        if len(lines) < last and before:
+            lines = before[0].read_text(errors="replace").splitlines(keepends=True) + lines
+        yield from (line.rstrip("\n") for line in lines[-last:])
         while follow:
             newer = _newer(path, file)
             clock.sleep(POLL_S)  # a writer that looked at the path before the rotation has written by then
@@ -51,7 +64,7 @@ def _lines(path: Path, last: int, *, follow: bool) -> Iterator[str]:
 def _newer(path: Path, file: TextIOWrapper) -> TextIOWrapper | None:
     """The file that stands at `path` by now, if that is another one: logs are rotated by renaming."""
     try:
-        newer = path.open()
+        newer = path.open(errors="replace")
     except FileNotFoundError:  # renamed, and nobody has written since
         return None
     if not os.path.sameopenfile(file.fileno(), newer.fileno()):
@@ -62,8 +75,10 @@ def _newer(path: Path, file: TextIOWrapper) -> TextIOWrapper | None:
 
 def _readable(line: str) -> str:
     try:
-        record: dict[str, Any] = json.loads(line)
+        record: Any = json.loads(line)
     except ValueError:
+        return line
+    if not isinstance(record, dict):
         return line
     rest = " ".join(f"{k}={v}" for k, v in record.items() if k not in _HIDDEN)
     return f"{record.get('ts', ''):<28}{record.get('level', ''):<9}{record.get('event', '')}  {rest}"

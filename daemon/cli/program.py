@@ -1,13 +1,12 @@
-"""Verbs that another program performs: it runs as a child process with the same options."""
+"""Verbs that another program performs: this process becomes it, so that every signal reaches who does the work."""
 
 import os
-import subprocess
 import sys
+from typing import NoReturn
 
 from daemon.child.usage import CALLED
 from daemon.cli import parser
-from daemon.cli.common import begin, configuration, names_one
-from features.errors import ConfigurationError
+from daemon.cli.common import begin, configuration, names_one, require_begun
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -33,19 +32,24 @@ _COMMANDS = {
 _BEGIN = frozenset({"train", "bench", "import-study", "notify"})  # what makes sense before there is anything
 
 
-def main(verb: str, argv: list[str]) -> int:
-    module, *rest = _COMMANDS[verb]
-    program, said = [sys.executable, "-P", "-m", module, *rest], os.environ | {CALLED: f"cappuccinoctl {verb}"}
+def main(verb: str, argv: list[str]) -> NoReturn:
     if {"-h", "--help"} & set(argv):
-        return subprocess.run([*program, "--help"], check=False, env=said).returncode
+        _become(verb, "--help")
     arguments, extra = parser(verb, "").parse_known_args(argv)
     config, state_dir = configuration(arguments)
-    if verb not in _BEGIN and not state_dir.is_dir():
-        raise ConfigurationError(f"there is nothing at {state_dir}", hint="--state-dir names another; `run` begins one")
+    if verb not in _BEGIN:
+        require_begun(state_dir)
     record = state_dir / "config.json"
     if not record.exists() or names_one(arguments):
         record = state_dir / "run" / f"{verb}.json"  # its own: the daemon's children read config.json when restarted
         begin(state_dir)
         write_atomic(record, config.to_json().encode())
     given = ["--config", str(record), "--state-dir", str(state_dir), *(["--json"] if arguments.json else [])]
-    return subprocess.run([*program, *given, *extra], check=False, env=said).returncode
+    _become(verb, *given, *extra)
+
+
+def _become(verb: str, *options: str) -> NoReturn:
+    module, *rest = _COMMANDS[verb]
+    command = [sys.executable, "-P", "-m", module, *rest, *options]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ | {CALLED: f"cappuccinoctl {verb}"})  # noqa: S606  no shell is wanted

@@ -20,7 +20,7 @@ from typing import Any
 from daemon.child.clock import Clock
 from daemon.child.room import needs_room
 from features.errors import DataError
-from features.files import disk_full, read_json, read_jsonl, sync_directory, write_atomic
+from features.files import disk_full, read_json, read_jsonl, read_only_uri, sync_directory, write_atomic
 
 BACKUPS = "backups"
 MANIFEST = "manifest.json"
@@ -54,14 +54,32 @@ def is_backup(folder: Path) -> bool:
     return not folder.name.startswith(".") and (folder / MANIFEST).exists()
 
 
-def backups(state_dir: Path) -> list[Backup]:
+def backup_folders(state_dir: Path) -> list[Path]:
     """Oldest first."""
-    found = sorted(p for p in (state_dir / BACKUPS).glob("*") if is_backup(p))
-    return [_load(p) for p in found]
+    return sorted(p for p in (state_dir / BACKUPS).glob("*") if is_backup(p))
+
+
+def backups(state_dir: Path) -> list[Backup]:
+    """Oldest first. DataError when one of them cannot be read."""
+    return [load(p) for p in backup_folders(state_dir)]
+
+
+def load(folder: Path) -> Backup:
+    """DataError when its manifest is none."""
+    try:
+        record = read_json(folder / MANIFEST)
+        return Backup(
+            name=folder.name, folder=folder, made_utc=record["made_utc"], files=record["files"],
+            artifacts=tuple(record["artifacts"]), trials=record["trials"],
+        )  # fmt: skip
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"backup {folder.name} has no manifest: {error}", hint=f"move {folder} away") from error
 
 
 def make_backup(state_dir: Path, clock: Clock) -> Backup:
-    """Copy, test, publish. DataError when a copy fails or its test does, NoRoom; nothing is left then."""
+    """Copy, test, publish. DataError when a copy fails, its test does or there is nothing to copy, NoRoom; nothing is left."""
+    if not needed_bytes(state_dir):
+        raise DataError(f"there is nothing to back up in {state_dir}", hint="--state-dir names another")
     name = f"{clock.now_utc():%Y%m%dT%H%M%SZ}"
     final = state_dir / BACKUPS / name
     if is_backup(final):
@@ -71,13 +89,13 @@ def make_backup(state_dir: Path, clock: Clock) -> Backup:
     try:
         with needs_room(final.parent):
             _fill(draft, state_dir, made_utc=clock.now_utc().isoformat())
-        verify(_load(draft))
+        verify(load(draft))
         draft.rename(final)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync_directory(final.parent)
-    return _load(final)
+    return load(final)
 
 
 def _fill(draft: Path, state_dir: Path, *, made_utc: str) -> None:
@@ -136,14 +154,6 @@ def needed_bytes(state_dir: Path) -> int:
     return 2 * sum((state_dir / n).stat().st_size for n in names if (state_dir / n).exists())
 
 
-def _load(folder: Path) -> Backup:
-    record = read_json(folder / MANIFEST)
-    return Backup(
-        name=folder.name, folder=folder, made_utc=record["made_utc"], files=record["files"],
-        artifacts=tuple(record["artifacts"]), trials=record["trials"],
-    )  # fmt: skip
-
-
 def _copy_databases(state_dir: Path, draft: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     copied = {}
     with contextlib.ExitStack() as stack:
@@ -183,7 +193,7 @@ def _named(database: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """A read transaction: everything read from it, the backup included, is the database of this moment."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)) as db:
         db.execute("PRAGMA busy_timeout = 5000")
         db.execute("BEGIN")
         db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # the snapshot begins with the first read

@@ -24,7 +24,7 @@ class Cards:
             reserve_bytes=g.reserve_bytes, warn_c=g.warn_temperature_c, pause_c=g.pause_temperature_c,
             busy_utilisation=g.busy_utilisation,
         )  # fmt: skip
-        self._state_dir, self._clock, self._log = state_dir, clock, log
+        self._state_dir, self._clock, self._log, self._study = state_dir, clock, log, config.study.name
         self._admission = Admission()
 
     def look(self) -> Admission:
@@ -49,12 +49,13 @@ class Cards:
         return self._admission
 
     def _users(self, readings: tuple[GpuReading, ...]) -> dict[int, Users]:
-        """Living workers by card, and the largest need any worker was ever measured to have."""
+        """Living workers by card, and the largest need that any worker of this study was ever measured to have."""
         if not readings:
             return {}
         order = sorted(r.index for r in readings)
         usages = list(read_usages(self._state_dir).values())
-        peak = max((u["vram_peak_bytes"] for u in usages if u["vram_peak_bytes"]), default=None)
+        ours = [u["vram_peak_bytes"] for u in usages if u.get("study") == self._study]
+        peak = max(filter(None, ours), default=None)
         holding = dict.fromkeys(order, 0)
         for usage in usages:
             if usage["vram_bytes"] and _lives(usage["pid"], usage["started_s"]):

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from daemon.child.room import RESERVE
+from daemon.child.room import RESERVE, TRIAL_DIRECTORIES
 from daemon.janitor.backup import BACKUPS, is_backup
 from daemon.janitor.plan import Disk, Item, Kind
 
-# every directory that a program writes; each may be a mount of its own. Trials write into the first three.
-TRIAL_DIRECTORIES = (".", "artifacts", "trials")
+# every directory that a program writes; each may be a mount of its own
 DIRECTORIES = (*TRIAL_DIRECTORIES, "logs", "paper", "market", "folds", "features", "reports", "advice", BACKUPS, "run")
 CHECKPOINTS = "replicate-*.safetensors"  # in run/, of trainings on fresh seeds; a trial's own lie beside it
 _TEMPORARY = re.compile(r"^\..+\.\d+$")  # what `write_atomic` leaves when it is killed: .name.pid

@@ -7,8 +7,9 @@ from typing import Any
 
 from daemon.janitor.backup import backups
 from daemon.janitor.inventory import CHECKPOINTS
+from daemon.janitor.restore import ASIDE
 from features.errors import DataError
-from features.files import read_json, read_jsonl
+from features.files import read_json, read_jsonl, read_only_uri
 
 
 def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
@@ -17,8 +18,7 @@ def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
     Then nothing is deleted: a pointer that is damaged protects no less than one that is whole.
     """
     found: dict[str, str] = {}
-    for artifact, why in (*_champions(state_dir), *_trials(state_dir, keep_top), *_opened(state_dir),
-                          *_traded(state_dir), *_backed_up(state_dir)):  # fmt: skip
+    for artifact, why in (*_named(state_dir, keep_top), *_backed_up(state_dir), *_moved_aside(state_dir, keep_top)):
         if artifact:
             found.setdefault(f"artifacts/{artifact}", why)
     waiting = list(found)
@@ -29,6 +29,23 @@ def references(state_dir: Path, *, keep_top: int, study: str) -> dict[str, str]:
                 found[name] = f"member of {owner.removeprefix('artifacts/')[:12]}"
                 waiting.append(name)
     return found | _folds(state_dir, study) | _checkpoints(state_dir, study)
+
+
+def _named(state_dir: Path, keep_top: int) -> list[tuple[str | None, str]]:
+    return [*_champions(state_dir), *_trials(state_dir, keep_top), *_opened(state_dir), *_traded(state_dir)]
+
+
+def _moved_aside(state_dir: Path, keep_top: int) -> list[tuple[str | None, str]]:
+    """What the files name that a `restore` moved away: without their policies nobody could go back to them.
+
+    They may be damaged, which is a reason to restore: what cannot be read names nothing any more.
+    """
+    named: list[tuple[str | None, str]] = []
+    for root in sorted((state_dir / ASIDE).glob("*")):
+        for names in (_champions, lambda place: _trials(place, keep_top), _opened, _traded):
+            with contextlib.suppress(DataError, KeyError, TypeError):
+                named += [(artifact, f"{why}, moved to {ASIDE}/{root.name}") for artifact, why in names(root)]
+    return named
 
 
 def _champions(state_dir: Path) -> list[tuple[str | None, str]]:
@@ -103,7 +120,7 @@ def _traded(state_dir: Path) -> list[tuple[str | None, str]]:
     if not journal.exists():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(read_only_uri(journal), uri=True)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'decisions'").fetchone():
                 return []  # the trader is just making it
             return [(row[0], "decided with") for row in db.execute("SELECT DISTINCT artifact FROM decisions")]

@@ -2,15 +2,17 @@
 
 import contextlib
 import shutil
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.child.clock import Clock
-from daemon.janitor.backup import LEDGERS, Backup, backups, place, verify
+from daemon.janitor.backup import LEDGERS, Backup, backup_folders, load, place, verify
 from features.errors import CappuccinoError, DataError
 from features.files import AlreadyRunning, Lock, read_jsonl
 
 ASIDE = "aside"
+HISTORY = "supervisor.db"
 _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite keeps beside a database belongs to it
 
 
@@ -41,6 +43,8 @@ def restore(state_dir: Path, name: str, clock: Clock) -> Restored:
                 _move_aside(state_dir, present, aside)
             place(backup, file, state_dir)
             placed.append(file)
+        if HISTORY in placed:
+            _end_its_run(state_dir / HISTORY, at_utc=clock.now_utc().isoformat())
         trials = _later_trials(state_dir, backup) if "study.db" in placed else []
         for trial in trials:
             _move_aside(state_dir, trial, aside)
@@ -49,21 +53,27 @@ def restore(state_dir: Path, name: str, clock: Clock) -> Restored:
     )
 
 
+def _end_its_run(history: Path, *, at_utc: str) -> None:
+    """The backup was made while the daemon ran. That run has been stopped since: it did not crash, and what was paused
+
+    or given up that night is not to be taken over.
+    """
+    with contextlib.closing(sqlite3.connect(history)) as db, db:
+        db.execute("UPDATE runs SET ended_utc = ? WHERE ended_utc IS NULL", (at_utc,))
+
+
 def _named(state_dir: Path, name: str) -> Backup:
-    found = backups(state_dir)
+    found = {folder.name: folder for folder in backup_folders(state_dir)}
     if not found:
         raise CappuccinoError(f"there is no backup in {state_dir}", hint="cappuccinoctl backup makes one")
-    if not name:
-        return found[-1]
-    for backup in found:
-        if backup.name == name:
-            return backup
-    raise CappuccinoError(f"no backup is called {name!r}", hint=f"known: {', '.join(b.name for b in found)}")
+    if name and name not in found:
+        raise CappuccinoError(f"no backup is called {name!r}", hint=f"known: {', '.join(found)}")
+    return load(found[name or max(found)])
 
 
 def _alone(state_dir: Path, stack: contextlib.ExitStack) -> None:
     """Hold the lock of every program that writes; whoever starts meanwhile is refused by it."""
-    names = {"supervisor", "paper_trader", "janitor", "judge", "housekeeping"}
+    names = {"supervisor", "paper_trader", "janitor", "judge", "housekeeping", "advice", "champion"}
     names |= {p.stem for p in (state_dir / "run").glob("*.lock") if "worker" in p.stem or "foreground" in p.stem}
     for name in sorted(names):
         try:

@@ -127,9 +127,13 @@ class Child:
         p95_s = sorted(self.gaps_s)[int(0.95 * (len(self.gaps_s) - 1))]
         return max(self.spec.hang_s, policy.step_factor * p95_s)
 
+    def recent_restarts(self, now_s: float) -> int:
+        """Within the last hour; older ones are forgotten only when another one is added."""
+        return sum(t > now_s - HISTORY_S for t in self.restarts_s)
+
     def is_flapping(self, now_s: float) -> bool:
         """It keeps dying, if too slowly to be given up."""
-        return sum(t > now_s - HISTORY_S for t in self.restarts_s) >= FLAPPING_RESTARTS
+        return self.recent_restarts(now_s) >= FLAPPING_RESTARTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ class LogFollower:
     def __init__(self, logs: Path, memory: Path) -> None:
         self._logs, self._memory = logs, memory
         self.is_first = not memory.exists()
+        self.lost_place = False  # whether a file is read from its beginning again
         self._places = self._recalled()
 
     def new(self) -> Iterator[dict[str, Any]]:
@@ -75,6 +76,9 @@ class LogFollower:
             inode = os.fstat(file.fileno()).st_ino
             known = self._places.get(key)
             offset = known.offset if known is not None and known.inode == inode else 0
+            if offset and os.pread(file.fileno(), 1, offset - 1) != b"\n":
+                # A power cut took lines that had been read: the file ends before this place, or others stand there now.
+                offset, self.lost_place = 0, True
             file.seek(offset)
             while data := file.read(CHUNK_BYTES):
                 whole = data.rfind(b"\n") + 1

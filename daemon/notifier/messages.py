@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from daemon.child.room import TRIAL_DIRECTORIES
+
 Level = Literal["info", "warn", "fail"]
 RANK: dict[Level, int] = {"info": 0, "warn": 1, "fail": 2}
 
@@ -52,11 +54,19 @@ def _trader_full(_: _Record) -> Message:
     return Message(level="fail", title="the disk is full: the trader cannot journal and sends no order")
 
 
+def _losing(_: _Record) -> Message:
+    return Message(
+        level="warn", title="the paper account loses against 1/N beyond chance",
+        body="cappuccinoctl report; whether to go on is yours to say",
+    )  # fmt: skip
+
+
 def _disk(r: _Record) -> Message:
     free_gb = float(r.get("free_bytes", 0)) / 1e9
     if r.get("space") == "floor":
+        held = ": no new trials" if r.get("disk") in TRIAL_DIRECTORIES else ""
         return Message(
-            level="fail", title=f"disk below its floor ({free_gb:.1f} GB left): no new trials", body=str(r.get("disk"))
+            level="fail", title=f"disk below its floor ({free_gb:.1f} GB left){held}", body=str(r.get("disk"))
         )
     if r.get("space") == "warn":
         return Message(level="warn", title=f"disk is getting full: {free_gb:.1f} GB left", body=str(r.get("disk")))
@@ -87,6 +97,6 @@ _SAY: dict[str, Callable[[_Record], Message | None]] = {
     "daemon.started": lambda _: Message(level="info", title="the service started"),
     "daemon.stopping": lambda _: Message(level="info", title="the service is stopping, as asked"),
     "janitor.backup_failed": _backup_failed, "janitor.disk": _disk, "janitor.gpu": _gpu, "judge.ended": _judged,
-    "trader.disk_full": _trader_full, "trader.halted": _halted,
+    "trader.disk_full": _trader_full, "trader.halted": _halted, "trader.losing": _losing,
 }  # fmt: skip
 TOLD = frozenset(_SAY)

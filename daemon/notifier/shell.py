@@ -9,7 +9,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from daemon.child.clock import Clock
-from daemon.child.config import NotifyConfig
+from daemon.child.service_config import NotifyConfig
 from daemon.notifier import outbox as box
 from daemon.notifier.follow import LogFollower
 from daemon.notifier.messages import RANK, Message, message_of
@@ -17,7 +17,7 @@ from daemon.notifier.outbox import Rate
 from daemon.notifier.senders import Ping, Senders
 from daemon.status.record import STALE_S
 
-NEWS_S = 3600.0  # a first start tells what this run of the service has seen, and nothing of yesterday
+NEWS_S = 3600.0  # who reads a log from its beginning tells what this run of the service has seen, nothing of yesterday
 
 
 class Notifier:
@@ -30,9 +30,7 @@ class Notifier:
         self._config, self._state_dir, self._clock, self._log = config, state_dir, clock, log
         self._senders, self._ping, self._host = senders, ping, host
         self._logs = LogFollower(state_dir / "logs", state_dir / "run" / "notified.json")
-        self._since_utc = (
-            clock.now_utc() - timedelta(seconds=NEWS_S) if self._logs.is_first else datetime.min.replace(tzinfo=UTC)
-        )
+        self._since_utc = self._an_hour_ago() if self._logs.is_first else datetime.min.replace(tzinfo=UTC)
         self._outbox = box.opened(Rate(burst=config.burst, per_hour=config.per_hour), now_s=clock.monotonic_s())
         self._ping_due_s = clock.monotonic_s()
         self._ping_failed = ""
@@ -49,12 +47,17 @@ class Notifier:
         read = 0
         for record in self._logs.new():
             read += 1
+            if self._logs.lost_place:
+                self._logs.lost_place, self._since_utc = False, self._an_hour_ago()
             message = message_of(record)
             if message is not None and self._is_wanted(message, record):
                 self._outbox = box.offered(self._outbox, message)
         if read or self._logs.is_first:
             self._logs.is_first = False
             self._logs.remember()
+
+    def _an_hour_ago(self) -> datetime:
+        return self._clock.now_utc() - timedelta(seconds=NEWS_S)
 
     def _is_wanted(self, message: Message, record: Mapping[str, Any]) -> bool:
         if not len(self._senders) or RANK[message.level] < RANK[self._config.at_least]:

@@ -1,7 +1,8 @@
 """What a person should know now, and what to do about it: pure, from the rest of the status. Worst first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from daemon.child.room import TRIAL_DIRECTORIES
 from daemon.status.record import Alert, Child, Level, Status
 
 DECISION_LATE_BARS = 2.5  # a bar, its grace, and one that the venue was late with
@@ -9,9 +10,21 @@ DRILL_LATE_S = 14 * 86_400.0  # twice its interval
 _ORDER: dict[Level, int] = {"fail": 0, "warn": 1, "info": 2}
 
 
-def alerts(status: Status, *, timeframe_s: int, gpu_warn_c: float, gpu_pause_c: float) -> tuple[Alert, ...]:
-    """The thresholds are those of the configuration: what is alarming is what the service itself acts on."""
+def alerts(
+    status: Status, *, timeframe_s: int, gpu_warn_c: float, gpu_pause_c: float, odd_files: Sequence[str] = ()
+) -> tuple[Alert, ...]:
+    """The thresholds are those of the configuration: what is alarming is what the service itself acts on.
+
+    odd_files: what could not be understood and is therefore not shown.
+    """
     found = [*_children(status), *_paper(status, timeframe_s), *_disks(status), *_gpus(status, gpu_warn_c, gpu_pause_c)]
+    found += [
+        Alert(
+            level="warn", text=f"{name} is damaged or of another version: it is not shown",
+            remedy="restart what writes it; cappuccinoctl restore has a copy of what matters",
+        )
+        for name in odd_files
+    ]  # fmt: skip
     return tuple(sorted(found, key=lambda a: _ORDER[a.level]))
 
 
@@ -72,9 +85,8 @@ def _paper(status: Status, timeframe_s: int) -> Iterator[Alert]:
 def _disks(status: Status) -> Iterator[Alert]:
     for d in status.disks:
         if d.below_floor:
-            yield Alert(
-                level="fail", text=f"{d.path} is nearly full: no new trials", remedy="free space; it goes on by itself"
-            )
+            held = "" if set(TRIAL_DIRECTORIES).isdisjoint(d.used_by) else ": no new trials"
+            yield Alert(level="fail", text=f"{d.path} is nearly full{held}", remedy="free space; it goes on by itself")
         elif d.below_warning:
             free_gb = d.free_bytes / 1e9
             yield Alert(

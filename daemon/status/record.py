@@ -40,8 +40,10 @@ class Daemon:
 class Child:
     """One child. for_s: in this state; silent_s: since it last got something done; note, facts: from its last beat.
 
+    failures: in a row; restarts: after deaths, within the last hour; flapping: several of them.
+
     next_start_s: until it is started again, None where nothing but an operator would; at the earliest, as starts are paced.
-    reason: why it was given up, "" otherwise. rss_bytes: of its process group, None before the first look.
+    reason: why it was given up, "" otherwise. rss_bytes: of its own process, 0 before the first look and without one.
     """
 
     name: str

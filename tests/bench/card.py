@@ -22,12 +22,13 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
+from daemon.child.search import Network
 from trainer.bench import Case, environment_rate, market, training_of, training_rate
 from trainer.policy import Agent, prepare
 from trainer.ppo import descend, ppo_loss
 from trainer.replay import DIRECT, Replay
 from trainer.rollout import collect
-from trainer.space import Hyperparameters, Network, defaults
+from trainer.space import Hyperparameters, defaults
 from trainer.vector_env import Problem
 
 CLOCK = SystemClock()

@@ -18,8 +18,8 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from daemon.child.search import Parameter
 from trainer.routes import Route
-from trainer.space import Parameter
 from trainer.study import SharedStudy, StudyIdentity
 
 pytestmark = pytest.mark.bench

@@ -24,9 +24,10 @@ from peers import FinRlStyleEnv
 
 from daemon.child.clock import SystemClock
 from daemon.child.config import parse
+from daemon.child.search import Network
 from trainer import policy as networks
 from trainer.bench import Case, market, training_of, training_rate
-from trainer.space import Network, defaults
+from trainer.space import defaults
 from trainer.vector_env import Problem
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]

@@ -96,6 +96,17 @@ class Puppet:
         self.work("")
         assert len(kept) == int(size)
 
+    def fork_bomb(self, _: str) -> None:
+        """Makes processes that hear no SIGTERM for as long as the kernel lets it, and never stops trying."""
+        while not self.stop.requested:
+            try:
+                if os.fork() == 0:
+                    while True:
+                        signal.pause()
+            except BlockingIOError:
+                self.beat()
+                time.sleep(0.005)
+
     def limits(self, _: str) -> None:
         """Writes down under which limits it runs."""
         record = {

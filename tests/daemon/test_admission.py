@@ -123,9 +123,11 @@ def test_the_janitor_counts_living_workers_publishes_and_forgets_a_card_that_lef
     assert not (tmp_path / GPU).exists()
     readings.append(card(6.0))
     assert keeper.look().cards[0].workers == 1  # nothing is measured yet
-    write_usage(tmp_path, "worker-0", worker=0, vram_bytes=4 * GB, vram_peak_bytes=5 * GB)
+    write_usage(tmp_path, "worker-0", study="default", worker=0, vram_bytes=4 * GB, vram_peak_bytes=5 * GB)
     dead = {**read_usages(tmp_path)["worker-0"], "worker": 1, "started_s": 1.0}
     write_atomic(tmp_path / "run" / "worker-1.usage.json", json.dumps(dead).encode())
+    wider = {**dead, "study": "a study of wider networks", "worker": 2, "vram_peak_bytes": 20 * GB}
+    write_atomic(tmp_path / "run" / "worker-2.usage.json", json.dumps(wider).encode())
     assert keeper.look().cards[0].workers == 1 + 3  # one lives, three more of 5 GB fit into 17
     record = json.loads((tmp_path / GPU).read_bytes())
     assert record["gpus"][0]["memory_used_bytes"] == 6 * GB and record["cards"][0]["workers"] == 4

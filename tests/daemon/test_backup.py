@@ -11,10 +11,11 @@ from pathlib import Path
 import optuna
 import pytest
 from desk import books, opened, started, trader
-from state_house import house, janitor
+from state_house import artifact, artifacts_left, house, janitor, pointer
 
 from daemon.child.clock import ManualClock, SystemClock
 from daemon.child.logs import get_logger
+from daemon.history import History, read_events
 from daemon.janitor.backup import backups, make_backup, verify
 from daemon.janitor.restore import restore
 from daemon.janitor.schedule import Nightly, first_wait_s
@@ -229,6 +230,59 @@ def test_a_database_that_somebody_holds_costs_the_backup_of_this_hour_and_not_th
     assert refused.stderr == f"cappuccinoctl: {said}\n"
     clock.sleep(3600.0)
     assert nightly.back_up_if_due() and len(backups(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("manifest", ["{", "{}", "[]"])
+def test_one_damaged_backup_hides_none_of_the_others(tmp_path: Path, manifest: str) -> None:
+    clock = ManualClock()
+    house(tmp_path)
+    good = make_backup(tmp_path, clock)
+    clock.sleep(60)
+    bad = make_backup(tmp_path, clock)
+    (bad.folder / "manifest.json").write_text(manifest)
+    listed = ctl(tmp_path, "backup", "--list")
+    assert listed.returncode == 1 and good.name in listed.stdout and f"move {bad.folder} away" in listed.stdout
+    record = json.loads(ctl(tmp_path, "backup", "--list", "--json").stdout)
+    assert [b["name"] for b in record["backups"]] == [good.name] and list(record["damaged"]) == [bad.name]
+    with pytest.raises(DataError, match=f"move {bad.folder} away"):
+        restore(tmp_path, "", clock)
+    assert restore(tmp_path, good.name, clock).backup == good.name
+
+
+def ctl(state_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "daemon", *words, "--state-dir", str(state_dir)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_restored_history_is_that_of_a_run_that_was_stopped_and_not_of_a_crash(tmp_path: Path) -> None:
+    """A backup is made while the daemon runs; what was paused that night is not paused for ever."""
+    with History(tmp_path / "supervisor.db", now_utc=SystemClock().now_utc) as history:
+        history.begin(boot_id="b", pid=1)
+        history.remember({"paused": True})
+        history.event("child.spawned", "janitor", {})
+        make_backup(tmp_path, SystemClock())
+        history.end()
+    restore(tmp_path, "", SystemClock())
+    with History(tmp_path / "supervisor.db", now_utc=SystemClock().now_utc) as successor:
+        assert successor.begin(boot_id="b", pid=2) is None
+    assert [e["event"] for e in read_events(tmp_path / "supervisor.db")] == ["child.spawned"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_a_restore_moved_aside_can_be_gone_back_to_with_its_policies(tmp_path: Path, *, damaged: bool) -> None:
+    """Damaged files name nothing any more, and are no reason for the janitor to stop: they were the reason to restore."""
+    clock = ManualClock()
+    house(tmp_path)
+    make_backup(tmp_path, clock)
+    pointer(tmp_path, artifact(tmp_path, "q").name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "paper" / "journal.db")) as db, db:
+        db.execute("INSERT INTO decisions VALUES (?)", (artifact(tmp_path, "v").name,))
+    for name in ("paper/journal.db", "champion.json") if damaged else ():
+        (tmp_path / name).write_bytes(b"{ damaged")
+    clock.sleep(60)
+    restore(tmp_path, "", clock)
+    janitor(tmp_path).clean()
+    assert artifacts_left(tmp_path) == ("bcdfhmnprz" if damaged else "bcdfhmnpqrvz")
 
 
 def test_a_backup_nobody_made_is_named_as_such(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_later_files_and_single_keys_overlay_earlier_ones(tmp_path: Path) -> Non
     assert config.study.target_trials == Config().study.target_trials
 
 
+@pytest.mark.parametrize("data", [b"# caf\xe9\n[study]\n", b"\0", b"study = 3\n"])
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(data)
+    with pytest.raises(ConfigurationError, match=r"mine\.toml"):
+        load_config(SHIPPED, [tmp_path / "mine.toml"])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -59,7 +66,19 @@ def test_later_files_and_single_keys_overlay_earlier_ones(tmp_path: Path) -> Non
         ("market.source=yahoo", "choose one of"), ("costs.fee_bps=nan", "must not be negative"),
         ("data.end_utc=2024-01-01", "UTC time"), ("data.holdout_share=1.0", "between 0 and 1"),
         ("study.seeds=0", "at least 1"), ('market.tickers=["BTC", "BTC"]', "distinct"),
-        ("market.source=recorded", "recorded_path"),
+        ("market.source=recorded", "recorded_path"), ("study.name=2026/11", "names a folder"),
+        ("study.name=..", "names a folder"),
+        ("run.credentials_dir=~nobody-of-this-name/x", "absolute path"), ('study.name=""', "names a folder"),
+        ('market.tickers=["BTC/USDT"]', "is market.quote"), ("simulation.start_utc=", "UTC time"),
+        ("paper.clock=replay", "replay_start_utc is empty"),
+        *((f"{key}=0", "must be above 0") for key in (
+            "janitor.every_s", "janitor.poll_s", "janitor.backup_every_s", "janitor.log_max_bytes", "advisor.poll_s",
+            "notify.per_hour", "notify.ping_every_s", "notify.timeout_s", "daemon.trader_hang_s", "daemon.worker_hang_s",
+            "daemon.service_hang_s", "daemon.restart_window_s",
+        )),
+        ('study.ranges=["gamma=0.9..0.99"]', "0.9 is outside"), ('study.ranges=["lookback=2"]', "not searched here"),
+        ('study.ranges=["epochs=inf"]', "not a finite number"), ('study.ranges=["width=32|33"]', "33 is none of"),
+        ("janitor.keep_backups=0", "at least 1"), ("daemon.max_open_files=16", "at least 64"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_its_name_and_a_remedy(override: str, words: str) -> None:
@@ -67,6 +86,18 @@ def test_a_wrong_value_is_refused_with_its_name_and_a_remedy(override: str, word
         load_config(SHIPPED, [], [override])
     assert words in str(caught.value)
     assert caught.value.exit_code == 78
+
+
+def test_training_begins_before_judging_and_judging_before_the_end() -> None:
+    times = [
+        f"data.{key}=202{year}-01-01T00:00:00Z"
+        for key, year in (("train_start_utc", 1), ("judge_start_utc", 2), ("end_utc", 3))
+    ]
+    assert load_config(SHIPPED, [], times).data.end_utc.startswith("2023")
+    for left_out, late in ((0, "end_utc"), (1, "end_utc"), (2, "judge_start_utc")):
+        kept = [t.replace("2021", "2024").replace("2022", "2023") for k, t in enumerate(times) if k != left_out]
+        with pytest.raises(ConfigurationError, match=f"it must be before data.{late}"):
+            load_config(SHIPPED, [], kept)
 
 
 def test_the_world_bootstrap_needs_the_candles_that_it_draws_from() -> None:

@@ -7,14 +7,17 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from service import settings
 
+from daemon.child.clock import SystemClock
 from daemon.child.config import parse
 from daemon.cli import VERBS
+from daemon.history import History
 from features.files import write_atomic
 
 
@@ -43,11 +46,104 @@ def test_what_is_no_verb_and_what_is_no_directory_is_wrong_usage(
     assert says in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["trials", "show", "report", "advise", "janitor", "validate"])
+@pytest.mark.parametrize(
+    "verb", ["trials", "show", "report", "advise", "janitor", "validate", "events", "backup", "restore"]
+)
 def test_looking_at_what_is_not_there_makes_nothing(verb: str, tmp_path: Path) -> None:
     done = ctl(verb, *(["0"] if verb == "show" else []), state_dir=tmp_path / "typo", cwd=tmp_path)
     assert done.returncode == 78 and "there is nothing at" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["start", "restart", "retry"])
+def test_a_verb_for_one_child_without_its_name_is_wrong_usage(verb: str, tmp_path: Path) -> None:
+    done = ctl(verb, state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (64, "") and "which CHILD?" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "events", "doctor", "trials", "stop", "backup", "janitor"])
+def test_what_is_closed_to_this_user_is_said_in_one_line_with_the_way_out(verb: str, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    write_atomic(state_dir / "config.json", parse(settings()).to_json().encode())
+    write_atomic(state_dir / "logs" / "supervisor.jsonl", b"{}\n")
+    state_dir.chmod(0)
+    without = "--bounding-set=-dac_override,-dac_read_search"  # what lets root look into everything
+    as_anybody = ["setpriv", without, without.replace("bounding-set", "inh-caps")] if os.geteuid() == 0 else []
+    options = ["--offline"] if verb == "doctor" else []
+    command = [*as_anybody, sys.executable, "-P", "-m", "daemon", verb, *options, "--state-dir", str(state_dir)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    finally:
+        state_dir.chmod(0o700)
+    assert done.returncode == 1 and done.stderr.endswith("or as root)\n"), done.stderr
+    assert done.stderr.count("\n") == 1 and str(state_dir) in done.stderr
+
+
+def test_a_damaged_history_is_said_with_its_remedy(tmp_path: Path) -> None:
+    for content in (b"no database at all, whatever its name", b""):
+        (tmp_path / "supervisor.db").write_bytes(content)
+        for words in ((), ("--crash",)):
+            done = ctl("events", *words, state_dir=tmp_path)
+            assert done.returncode == 3 and done.stdout == ""
+            assert "supervisor.db cannot be read" in done.stderr and "move it away" in done.stderr
+
+
+def test_what_is_no_directory_cannot_hold_a_state(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/state"):
+        command = [sys.executable, "-P", "-m", "daemon", "run", "--set", f"run.state_dir={tmp_path}/{place}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1) and "is no directory" in done.stderr, done.stderr
+
+
+def test_nothing_is_no_backup(tmp_path: Path) -> None:
+    done = ctl("backup", state_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "") and "there is nothing to back up" in done.stderr
+    assert not (tmp_path / "backups").exists() or not list((tmp_path / "backups").iterdir())
+
+
+def test_a_log_that_was_just_rotated_is_shown_with_what_stood_before(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "worker-0.jsonl"
+    write_atomic(log.with_name("worker-0.jsonl.1"), b'{"event": "one"}\n{"event": "two"}\n3\n\xff\n')
+    assert [line.split()[0] for line in ctl("logs", "worker-0", state_dir=tmp_path).stdout.splitlines()][:2] == [
+        "one",
+        "two",
+    ]
+    write_atomic(log, b'{"event": "three"}\n')
+    said = ctl("logs", "worker-0", "-n", "4", "--json", state_dir=tmp_path).stdout.splitlines()
+    assert said[0] == '{"event": "two"}' and said[-1] == '{"event": "three"}' and len(said) == 4
+    assert ctl("logs", "worker-0", "-n", "1", "--json", state_dir=tmp_path).stdout == '{"event": "three"}\n'
+
+
+def test_a_state_directory_may_be_spelt_with_the_signs_of_an_address(tmp_path: Path) -> None:
+    state_dir = tmp_path / "50%20of#1?x=y"
+    with History(state_dir / "supervisor.db", now_utc=SystemClock().now_utc) as history:
+        history.begin(boot_id="b", pid=1)
+        history.event("child.spawned", "janitor", {})
+    assert "child.spawned" in ctl("events", state_dir=state_dir, cwd=tmp_path).stdout
+    assert "supervisor.db" in ctl("backup", state_dir=state_dir, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_verb_reaches_the_program_that_performs_it(number: signal.Signals, tmp_path: Path) -> None:
+    """A worker in the foreground hands its trial back, also when the terminal sends its whole group a SIGINT."""
+    config = parse(settings(study={"train_steps": 3_000_000}))
+    write_atomic(tmp_path / "config.json", config.to_json().encode())
+    command = [sys.executable, "-P", "-m", "daemon", "train", "--state-dir", str(tmp_path)]
+    with (tmp_path / "train.out").open("wb") as out:
+        train = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    try:
+        trial, deadline_s = tmp_path / "trials" / "t" / "0" / "trial.json", time.monotonic() + 60
+        while not trial.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        (os.killpg if number == signal.SIGINT else os.kill)(train.pid, number)
+        assert train.wait(60) == 0, (tmp_path / "train.out").read_text()
+        record = json.loads(trial.read_bytes())
+        assert (record["state"], record["failure"]) == ("FAIL", "stopped")
+        assert not psutil.pid_exists(train.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(train.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import Stage, close, staged
+from stage import Stage, staged
 
 from daemon import control
 from daemon.child.config import Config, parse
 from daemon.fleet import READS, fleet_of, specs_of
 from daemon.requests import VERBS, Refused, events_for
 from features.errors import CappuccinoError
+from features.files import write_atomic
 
 ALL = {"worker": ("trials", "0.5"), "paper_trader": ("work", ""), "janitor": ("work", ""), "advisor": ("work", "")}
 FLEET = fleet_of(Config(), specs_of(Config(), Path("/x")))
@@ -74,6 +75,9 @@ def test_nonsense_is_answered_with_what_is_wrong_and_the_daemon_goes_on(tmp_path
             (b'{"verb":"fly","protocol":1}\n', "unknown verb 'fly'"),
             (b'{"verb":"restart","protocol":1,"child":["x"]}\n', "no child is called ['x']"),
             (b'{"verb":"scale","protocol":1,"workers":true}\n', "cannot scale to True"),
+            (b'{"verb":"fly","protocol":1,"event":"x","name":"y","by_uid":1,"self":2}\n', "unknown verb 'fly'"),
+            (b"[" * 60_000 + b"\n", "cannot be read"),
+            (b'{"verb":"restart","protocol":1,"child":' + b"[" * 700 + b"]" * 700 + b"}\n", "no child is called"),
         ):  # fmt: skip
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(5.0)
@@ -130,8 +134,10 @@ def test_draining_lets_every_worker_finish_its_trial_and_then_stops_the_daemon(t
     with staged(tmp_path, {**ALL, "worker": ("trials", "1.5")}, study={"workers": 3}) as stage:
         assert stage.process is not None
         assert stage.ctl("drain").returncode == 0
-        late = stage.ctl("scale", "4")
-        assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
+        stage.configure(study={"workers": 3, "train_steps": 7000})  # would restart them in the middle of their trials
+        for request in (("scale", "4"), ("reload",)):
+            late = stage.ctl(*request)
+            assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
         done = stage.ctl("drain", "--wait")
         assert done.returncode == 0, done.stderr
         assert stage.process.wait(10) == 0
@@ -149,6 +155,8 @@ def test_a_pause_hands_trials_back_and_keeps_what_was_asked_of_each_worker(tmp_p
         assert stage.ctl("pause").returncode == 0
         stage.until(lambda: not any("worker" in n for n in stage.pids()))
         assert stage.ask("status")["status"]["daemon"]["state"] == "paused"
+        assert "training is paused: it begins with resume" in stage.ctl("restart", "worker-0").stdout
+        assert "paused" not in stage.ctl("restart", "janitor", "--wait").stdout
         assert stage.ctl("resume").returncode == 0
         stage.until(lambda: {"worker-0", "worker-1"} <= set(stage.pids()))
         assert "worker-2" not in stage.pids() and stage.pids()["paper_trader"] == trader
@@ -162,6 +170,8 @@ def test_a_pause_hands_trials_back_and_keeps_what_was_asked_of_each_worker(tmp_p
         ('{"daemon": {"stop_grace_trader_s": 60.0}}', "a full stop must be over within 50 s"),
         ('{"daemon": {"worker_cpus": "x"}}', "daemon.worker_cpus is 'x'"), ('{"study": {"workers": 99}}', "daemon.max_workers"),
         ('{"run": {"state_dir": "/elsewhere"}}', "run.state_dir cannot change"),
+        ('{"run": {"state_dir": "~nobody-of-this-name/x"}}', "run.state_dir is"),
+        ('{"study": {"ranges": ["widht=32"]}}', "'widht' is not searched here"),
     ],
 )  # fmt: skip
 def test_a_bad_file_changes_nothing_and_the_reload_says_what_is_wrong(
@@ -175,6 +185,30 @@ def test_a_bad_file_changes_nothing_and_the_reload_says_what_is_wrong(
     assert refused.returncode == 1 and words in refused.stderr
     assert stage.pids() == before and (stage.state_dir / "config.json").read_bytes() == in_force
     assert words in stage.log("config.refused")[-1]["reason"]
+
+
+@pytest.mark.parametrize("data", [b'{"study": {"name": "caf\xe9"}}', b"[]", b"3", b"[" * 100_000])
+def test_a_file_that_holds_no_text_or_no_sections_is_refused_however_it_is_asked_for(
+    stage_of_the_module: Stage, data: bytes
+) -> None:
+    stage = stage_of_the_module
+    before, refusals = stage.pids(), len(stage.log("config.refused"))
+    (stage.state_dir / "given.json").write_bytes(data)
+    assert "is not valid" in stage.ctl("reload", "--wait").stderr
+    assert stage.process is not None
+    stage.process.send_signal(signal.SIGHUP)
+    stage.until(lambda: len(stage.log("config.refused")) == refusals + 2)
+    assert stage.pids() == before
+
+
+def test_the_supervisor_goes_on_whatever_lies_where_the_other_programs_write_their_status(tmp_path: Path) -> None:
+    with staged(tmp_path, ALL, study={"workers": 1}) as stage:
+        before = stage.pids()
+        for name in ("champion.json", "paper/status.json", "advice/latest.json", "trials/default/0/trial.json"):
+            write_atomic(tmp_path / name, b"{}")
+        shown = stage.until(lambda: [a for a in stage.ask("status")["status"]["alerts"] if "not shown" in a["text"]])
+        assert len(shown) == 4 and all(a["remedy"] for a in shown)
+        assert stage.pids() == before
 
 
 @pytest.fixture(scope="module")
@@ -237,54 +271,6 @@ def test_a_reload_says_when_a_child_cannot_live_with_the_new_configuration(tmp_p
         done = stage.ctl("reload", "--wait")
         assert done.returncode == 1 and "given up: worker-0" in done.stderr
         assert stage.pids() == {"paper_trader": trader}
-
-
-def test_systemd_is_told_when_it_is_ready_alive_reloading_and_stopping(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(20.0)
-        stage = Stage(tmp_path, {"paper_trader": ("work", "")})
-        try:
-            stage.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="600000")
-            said = hear(systemd, "READY=1")
-            assert stage.all_beating
-            assert any("WATCHDOG=1" in s for s in [*said, *hear(systemd, "WATCHDOG=1")])
-            began_s = time.monotonic()
-            for _ in range(5):
-                hear(systemd, "WATCHDOG=1")
-            assert time.monotonic() - began_s < 10.0
-            assert stage.process is not None
-            stage.process.send_signal(signal.SIGHUP)
-            assert "MONOTONIC_USEC=" in hear(systemd, "RELOADING=1")[-1]
-            hear(systemd, "READY=1")
-            stage.process.send_signal(signal.SIGSTOP)
-            time.sleep(0.3)
-            systemd.setblocking(False)
-            while True:
-                try:
-                    systemd.recv(4096)
-                except BlockingIOError:
-                    break
-            systemd.settimeout(1.5)
-            with pytest.raises(TimeoutError):  # a loop that stands still does not say that it is alive
-                systemd.recv(4096)
-            stage.process.send_signal(signal.SIGCONT)
-            systemd.settimeout(20.0)
-            stage.process.terminate()
-            hear(systemd, "STOPPING=1")
-            assert stage.process.wait(20) == 0
-            environment = Path("/proc/self/environ").read_text()
-            assert "NOTIFY_SOCKET" not in environment
-        finally:
-            close(stage)
-
-
-def hear(server: socket.socket, words: str) -> list[str]:
-    """Messages up to the first that holds the words."""
-    heard = []
-    while not heard or words not in heard[-1]:
-        heard.append(server.recv(4096).decode())
-    return heard
 
 
 def test_a_client_is_told_when_nobody_listens_and_when_somebody_does_not_answer(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from mounts import KINDS, fill, mounted
 from state_house import artifact, artifacts_left, house, janitor, pointer
 
 from daemon.child.clock import SystemClock
+from daemon.child.config import parse
 from daemon.child.log_file import RecordFile
 from daemon.janitor.backup import backups, make_backup
 from daemon.janitor.shell import AUDIT
+from daemon.status.reading import StatusReader
 from features.errors import CappuccinoError
 from features.files import append_jsonl, disk_full, read_jsonl, write_atomic
 from paper_trader.database import open_database, transaction
@@ -156,6 +160,45 @@ class _Later(SystemClock):
         from datetime import timedelta
 
         return super().now_utc() + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "words", [("flatten",), ("rearm",), ("pause", "trading"), ("trials", "--set", "study.seeds=1")]
+)
+def test_what_a_full_disk_keeps_a_verb_from_is_said_in_one_line(disk: Path, words: tuple[str, ...]) -> None:
+    write_atomic(disk / "config.json", parse({}).to_json().encode())
+    fill(disk)
+    command = [sys.executable, "-P", "-m", "daemon", *words, "--state-dir", str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("(free space)\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["paper", "artifacts"])
+def test_only_the_disk_that_is_full_is_said_to_be_full_also_while_there_is_not_yet_room_to_spare(
+    tmp_path: Path, name: str
+) -> None:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    room = {"floor_free_bytes": 1_000_000, "resume_free_bytes": 3_000_000, "warn_free_bytes": 3_000_000}
+    reader = StatusReader(state_dir, json.loads(parse({"janitor": room}).to_json()))
+    with mounted("tmpfs", state_dir / name, size_mib=4) as mount:
+        for free_bytes in (0, 2_000_000):
+            filler = fill(mount)
+            janitor(state_dir, reserve_bytes=0, **room).clean()
+            with filler.open("r+b") as file:
+                file.truncate(filler.stat().st_size - free_bytes)
+            janitor(state_dir, reserve_bytes=0, **room).clean()
+            status = reader.gather(
+                [], state="running", pid=1, up_s=1.0, written_utc=SystemClock().now_utc().isoformat()
+            )
+            assert [(d["below_floor"], d["path"] == str(mount)) for d in status["disks"]] == [
+                (False, False),
+                (True, True),
+            ]
+            says = f"{mount} is nearly full" + (": no new trials" if name == "artifacts" else "")
+            assert [a["text"] for a in status["alerts"]] == [says]
+            filler.unlink()
 
 
 def test_a_mount_below_the_state_directory_has_its_own_verdict_and_its_own_reserve(tmp_path: Path) -> None:

@@ -152,6 +152,19 @@ def test_a_venue_that_is_not_there_is_given_up_within_seconds(tmp_path: Path) ->
     assert SystemClock().monotonic_s() - began_s < 25
 
 
+@pytest.mark.parametrize("source", ["recorded", "simulated"])
+def test_candles_that_are_not_there_are_a_finding(tmp_path: Path, source: str) -> None:
+    market = {"source": source, "recorded_path": str(tmp_path / "absent.parquet"), "tickers": ["BTC", "ETH"]}
+    (found,) = venue(config(tmp_path, market=market, simulation={"world": "bootstrap"}), SystemClock())
+    assert found.level == "fail" and "absent.parquet" in found.text and found.remedy
+
+
+def test_a_link_among_the_secrets_that_leads_nowhere_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "old").symlink_to(tmp_path / "nowhere")
+    assert [f.level for f in secrets(config(tmp_path))] == ["ok"]
+
+
 def test_a_source_that_tells_its_clock_has_ours_compared_with_it(tmp_path: Path) -> None:
     class Told:
         name = "told"
@@ -188,6 +201,12 @@ def test_doctor_as_a_person_and_as_a_script_calls_it(tmp_path: Path) -> None:
         "configuration", "clock", "sqlite", "packages", "ta-lib", "gpu", "unit", "state", "disk", "credentials", "daemon"
     }  # fmt: skip
     assert all(f["remedy"] for f in record["findings"] if f["level"] != "ok")
+
+
+@pytest.mark.parametrize("setting", ["study.workers=99", "daemon.worker_cpus=x", "daemon.stop_grace_trader_s=60.0"])
+def test_what_the_daemon_would_refuse_is_a_finding(tmp_path: Path, setting: str) -> None:
+    done = ctl("--offline", "--set", setting, "--state-dir", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1 and "✖ configuration" in done.stdout and setting.partition("=")[0] in done.stdout
 
 
 def test_a_broken_configuration_is_a_finding_and_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:

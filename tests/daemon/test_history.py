@@ -47,6 +47,22 @@ def test_a_successor_is_told_what_the_full_disk_at_first_refused_to_remember(dis
         assert (successor.begin(boot_id="b", pid=2) or {})["paused"]
 
 
+def test_a_start_that_fails_before_it_has_taken_over_forgets_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as history:
+        history.begin(boot_id="b", pid=1)
+        history.remember({"paused": True})
+    for _ in range(3):
+        with opened(tmp_path) as failing:
+            assert failing.begin(boot_id="b", pid=2) == {"paused": True}
+    with opened(tmp_path) as stopped:
+        stopped.begin(boot_id="b", pid=3)
+        stopped.end()
+    for boot_id in ("b", "another"):
+        with opened(tmp_path) as successor:
+            assert successor.begin(boot_id=boot_id, pid=4) is None
+            successor.end()
+
+
 def test_a_database_that_is_damaged_in_use_costs_records_and_not_the_supervisor(tmp_path: Path) -> None:
     path = tmp_path / "supervisor.db"
     with opened(tmp_path) as history, closing(sqlite3.connect(path)) as other:

@@ -63,7 +63,13 @@ def test_what_the_unit_would_not_read_is_refused_and_nothing_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "missing.toml"), ("[study]\nworkres = 1\n", "workres")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "missing.toml"), ("[study]\nworkres = 1\n", "workres"),
+        ('[study]\nranges = ["widht=32"]\n', "'widht' is not searched here"),
+    ],
+)  # fmt: skip
 def test_a_configuration_that_the_daemon_would_refuse_is_not_installed(
     tmp_path: Path, text: str | None, said: str
 ) -> None:
@@ -73,6 +79,13 @@ def test_a_configuration_that_the_daemon_would_refuse_is_not_installed(
     done = ctl("--user", "--prefix", str(tmp_path / "image"), "--config", str(given), home=Path("/h"))
     assert (done.returncode, done.stdout) == (78, "") and said in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "image").exists()
+
+
+def test_on_this_machine_that_is_also_what_this_machine_cannot_do(tmp_path: Path) -> None:
+    given = tmp_path / "given.toml"
+    given.write_text("[study]\nworkers = 99\n")
+    done = ctl("--user", "--dry-run", "--config", str(given), home=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "") and "daemon.max_workers is 64" in done.stderr
 
 
 def test_the_configuration_that_is_named_is_the_one_that_is_installed(tmp_path: Path) -> None:

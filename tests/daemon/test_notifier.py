@@ -19,7 +19,7 @@ from webhook import webhook
 
 from daemon.child.config import parse
 from daemon.notifier.follow import LogFollower
-from daemon.notifier.messages import TOLD
+from daemon.notifier.messages import TOLD, message_of
 from features.files import write_atomic
 
 SECRET, PING_SECRET = "hunter2-very-secret-token", "hunter3-ping-uuid"
@@ -87,11 +87,14 @@ def test_a_child_given_up_is_told_within_seconds_and_yesterday_is_not(tmp_path: 
             took_s = time.monotonic() - began_s
             write(tmp_path, "trader.halted", log="paper_trader", reason="drawdown 0.4")
             until(lambda: len(hook.posts) == 2)
+            write(tmp_path, "trader.losing", log="paper_trader", against="equal_weight", false_alarm=0.01)
+            until(lambda: len(hook.posts) == 3)
     assert took_s < 10
-    first, second = hook.posts
+    first, second, third = hook.posts
     assert "worker-0 was given up (restarts)" in first["title"] and first["type"] == "failure"
     assert first["path"] == f"/{SECRET}"
     assert "halted: drawdown 0.4" in second["title"] and "rearm" in second["message"]
+    assert "loses against 1/N beyond chance" in third["title"] and third["type"] == "warning"
 
 
 def test_what_happened_while_the_notifier_was_dead_is_told_when_it_is_back_and_once(tmp_path: Path) -> None:
@@ -108,6 +111,36 @@ def test_what_happened_while_the_notifier_was_dead_is_told_when_it_is_back_and_o
             time.sleep(2.5)
     told = " ".join(p["title"] + p["message"] for p in hook.posts)
     assert [told.count(f"{name} was given up") for name in ("one", "two", "three")] == [1, 1, 1], told
+
+
+def test_what_is_logged_after_a_power_cut_is_told_although_lines_before_it_are_gone(tmp_path: Path) -> None:
+    """How far the log was read is on the disk, its last lines are not: it ends before the place that is remembered."""
+
+    def ago(hours: float) -> str:
+        return (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+
+    with webhook() as hook:
+        set_up(tmp_path, hook.url(SECRET), at_least="fail")
+        log = tmp_path / "logs" / "supervisor.jsonl"
+        with notifier(tmp_path):
+            write(tmp_path, "daemon.started", ts=ago(30), pad="x" * 1000)
+            kept = log.stat().st_size
+            for n in range(20):
+                write(tmp_path, "child.forgiven", ts=ago(29), n=n)
+            write(tmp_path, "child.fatal", name="one", ts=ago(0))
+            until(lambda: hook.posts)
+        for appended in (("two",), tuple(f"three-{n}" for n in range(40))):  # shorter than before, then longer again
+            os.truncate(log, kept)
+            for name in appended:
+                write(tmp_path, "child.fatal", name=name, ts=ago(0))
+            with notifier(tmp_path):
+                until(
+                    lambda name=appended[0]: any(
+                        f"{name} was given up" in p["title"] + p["message"] for p in hook.posts
+                    )
+                )
+    told = " ".join(p["title"] + p["message"] for p in hook.posts)
+    assert "service started" not in told  # of yesterday
 
 
 def test_that_the_disk_is_full_is_told_although_the_notifier_cannot_write_either(tmp_path: Path) -> None:
@@ -271,6 +304,12 @@ def test_every_line_is_read_once_across_rotations_and_torn_lines_wait(tmp_path: 
             seen += [r["n"] for r in follower.new()]
     seen += [r["n"] for r in follower.new()]
     assert seen == list(range(number))
+
+
+@pytest.mark.parametrize(("disk", "held"), [(".", True), ("artifacts", True), ("trials", True), ("paper", False)])
+def test_only_a_full_disk_that_trials_write_to_is_said_to_hold_them_back(disk: str, *, held: bool) -> None:
+    told = message_of({"event": "janitor.disk", "space": "floor", "disk": disk, "free_bytes": 10**8})
+    assert told is not None and told.level == "fail" and ("no new trials" in told.title) is held
 
 
 def test_every_event_that_is_told_is_an_event_that_exists() -> None:

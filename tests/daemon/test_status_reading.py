@@ -115,7 +115,7 @@ def test_the_age_of_the_last_decision_comes_from_the_journal_while_the_trader_wr
         db.execute("INSERT INTO decisions VALUES (?), (?)", (NOW_S - 5400, NOW_S - 1800))
         db.execute("BEGIN IMMEDIATE")  # the trader is in the middle of a transaction
         db.execute("INSERT INTO decisions VALUES (?)", (NOW_S,))
-        status = read(reader(tmp_path, paper={"clock": clock}))
+        status = read(reader(tmp_path, paper={"clock": clock, "replay_start_utc": NOW}))
     assert status.paper is not None and status.paper.decision_age_s == age_s
     assert status.paper.last_decision_utc == "2026-01-01T11:30:00+00:00"
 
@@ -147,12 +147,28 @@ def test_gpu_readings_are_shown_with_their_age(tmp_path: Path) -> None:
     assert "90 °C" in status.alerts[0].text
 
 
-def test_half_written_and_foreign_files_do_not_break_the_status(tmp_path: Path) -> None:
-    for name in ("champion.json", "paper/status.json", "advice/latest.json", "run/gpu.json", "trials/t/0/trial.json"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text('{"half": ')
+@pytest.mark.parametrize("text", ['{"half": ', "{}", "[]", "3", '{"state": "COMPLETE", "score": "high"}'])
+def test_half_written_and_foreign_files_do_not_break_the_status_and_are_named(tmp_path: Path, text: str) -> None:
+    names = ["trials/t/0/trial.json", "champion.json", "paper/status.json", "advice/latest.json", "run/gpu.json"]
+    complete(tmp_path, 1, 2.5, ended_ago_s=900)
+    for name in names:
+        write_atomic(tmp_path / name, text.encode())
     (tmp_path / "trials" / "t" / "space.json").write_text("{}")
-    assert read(reader(tmp_path)).study.complete == 0
+    status = read(reader(tmp_path))
+    assert status.study.complete == 1 and status.study.best is not None and status.study.best.dsr is None
+    named = [a.text.partition(" ")[0] for a in status.alerts if "is not shown" in a.text]
+    assert named == [
+        n for n in names if "state" not in text or n != "paper/status.json"
+    ]  # which needs no more than that
+
+
+def test_a_file_that_is_mended_is_shown_again(tmp_path: Path) -> None:
+    of = reader(tmp_path)
+    write_atomic(tmp_path / "champion.json", b"{}")
+    assert [a.level for a in read(of).alerts] == ["warn"]
+    judged(tmp_path, 0, 0.41)
+    status = read(of)
+    assert status.champion is not None and not status.alerts
 
 
 def _stopped(state_dir: Path) -> None:

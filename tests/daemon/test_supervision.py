@@ -159,7 +159,7 @@ def test_every_child_runs_under_the_limits_of_its_kind(tmp_path: Path) -> None:
         worker = json.loads((tmp_path / "worker-0.limits").read_text())
         trader = json.loads((tmp_path / "paper_trader.limits").read_text())
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    assert worker == {"nofile": 200, "core": 0, "nice": nice + 7, "cpus": [0], "oom_score_adj": 650}
+    assert worker == {"nofile": 200, "core": 0, "nice": min(19, nice + 7), "cpus": [0], "oom_score_adj": 650}
     assert trader == {
         "nofile": 200, "core": 0, "nice": nice, "cpus": sorted(os.sched_getaffinity(0)), "oom_score_adj": ours,
     }  # fmt: skip
@@ -262,6 +262,25 @@ def test_a_full_stop_goes_in_order_and_ends_even_what_ignores_it(tmp_path: Path)
         assert ended["paper_trader"] == (4, 0)
         assert {ended[n][1] for n in ("worker-0", "worker-1")} == {-9}
         assert {ended[n][1] for n in ("advisor", "janitor")} == {0}
+
+
+def test_a_scale_that_the_limit_no_longer_allows_does_not_keep_a_crashed_supervisor_from_starting(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path, ALL, study={"workers": 1})
+    try:
+        stage.start()
+        stage.until(stage.all_beating)
+        stage.ask("scale", workers=3)
+        stage.ask("stop-child", child="janitor")
+        stage.until(lambda: "worker-2" in stage.pids() and "janitor" not in stage.pids())
+        stage.kill()
+        stage.configure(study={"workers": 1}, daemon={"max_workers": 2})
+        stage.start()
+        stage.until(lambda: set(stage.pids()) == {"worker-0", "paper_trader", "advisor"})
+        assert stage.children()["janitor"]["state"] == "stopped"  # the rest is remembered
+    finally:
+        close(stage)
 
 
 def test_a_crashed_supervisor_forgets_nothing_and_an_operators_stop_forgives(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 from test_study import IDENTITY
 
 from daemon.child.advice import Source, Span, Standing, read_pairs
+from daemon.child.search import search_space
 from features.files import Lock
 from trainer.routes import Route, the_same_again
-from trainer.space import defaults, search_space
+from trainer.space import defaults
 from trainer.study import SharedStudy, seed_number
 
 HIGH = {

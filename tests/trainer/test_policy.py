@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_env import LIMITS, TICKERS
 
+from daemon.child.search import Network
 from features.actor import build_actor, weight_shapes
 from features.allocation import Limits, target_weights
 from features.observation import Layout
@@ -14,7 +15,7 @@ from features.spec import preset
 from trainer import policy as networks
 from trainer.heads import DirichletHead, GaussianHead
 from trainer.policy import Agent, Sight
-from trainer.space import Hyperparameters, Network
+from trainer.space import Hyperparameters
 
 LAYOUT = Layout.of(preset("stationary", tickers=TICKERS, timeframe_s=3600))
 STACKED = Layout.of(preset("stationary", tickers=TICKERS, timeframe_s=3600, stack_bars=3))

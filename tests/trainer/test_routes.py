@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.child.config import parse
+from daemon.child.search import search_space
 from features.errors import ConfigurationError
 from trainer.__main__ import main
 from trainer.dataset import settings_text
 from trainer.routes import Route, around_the_best, overlay, the_same_again
-from trainer.space import Hyperparameters, defaults, search_space
+from trainer.space import Hyperparameters, defaults
 
 SPACE = search_space("per_asset")
 

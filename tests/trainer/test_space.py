@@ -16,13 +16,14 @@ import pytest
 from test_env import RULES, TICKERS
 from world import random_bars
 
+from daemon.child.search import search_space
 from features.allocation import Limits
 from features.costs import Costs
 from features.errors import ConfigurationError
 from features.spec import preset
 from trainer import ppo
 from trainer.policy import Agent
-from trainer.space import Hyperparameters, defaults, search_space
+from trainer.space import Hyperparameters, defaults
 from trainer.vector_env import Problem
 
 STACK_BARS = 2

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from features.errors import ConfigurationError
 from features.files import Lock
 from trainer.routes import Route
+from trainer.space import suggest
 from trainer.study import SharedStudy, StudyIdentity, first_number, trial_dir
 
 ROUTE = Route.of("per_asset", 1, ())
@@ -128,7 +129,7 @@ def test_a_trial_killed_while_it_drew_still_has_what_waited_for_it(tmp_path: Pat
     asked = opened(tmp_path).next_trial()
     assert asked is not None
     for parameter in ROUTE.searched[:3]:
-        parameter.suggest(asked)
+        suggest(parameter, asked)
     again = opened(tmp_path, "worker-1").next_trial()  # nobody holds the first one's lock
     assert again is not None and first_number(again.study.get_trials()[again.number]) == 0
     ROUTE.suggest(again)
