@@ -21,7 +21,7 @@ LAST_OUTPUT_BYTES = 65_536
 _SIGNALS = {"term": signal.SIGTERM, "abort": signal.SIGABRT, "kill": signal.SIGKILL}
 _KEPT_FROM_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# A worker's arrays lie in pages of 2 MB where the kernel leaves that to who asks (docs/decisions.md).
+# Large arrays lie in pages of 2 MB where the kernel leaves that to who asks (docs/decisions.md).
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

@@ -7,6 +7,7 @@ from typing import NoReturn
 from daemon.child.usage import CALLED
 from daemon.cli import parser
 from daemon.cli.common import begin, configuration, names_one, require_begun
+from daemon.processes import LARGE_PAGES
 from features.files import write_atomic
 
 # verb → command line after `python -m`
@@ -51,5 +52,6 @@ def main(verb: str, argv: list[str]) -> NoReturn:
 def _become(verb: str, *options: str) -> NoReturn:
     module, *rest = _COMMANDS[verb]
     command = [sys.executable, "-P", "-m", module, *rest, *options]
+    tuned = LARGE_PAGES if module == "trainer" else {}
     sys.stdout.flush()
-    os.execve(sys.executable, command, os.environ | {CALLED: f"cappuccinoctl {verb}"})  # noqa: S606  no shell is wanted
+    os.execve(sys.executable, command, tuned | os.environ | {CALLED: f"cappuccinoctl {verb}"})  # noqa: S606  no shell is wanted
