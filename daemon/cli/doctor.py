@@ -47,7 +47,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         return
     yield ok("configuration", f"valid; state in {state_dir}")
     yield from machine(config.study.device)
-    yield from service(config, state_dir)
+    yield from service(config, state_dir, SystemClock())
     if arguments.offline:
         return
     print(f"asking {config.market.source} …", file=sys.stderr)

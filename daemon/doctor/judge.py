@@ -151,6 +151,17 @@ def credentials(
     return found or [ok("credentials", "this configuration needs none")]
 
 
+def backup(name: str, *, age_s: float, every_s: float) -> Finding:
+    """Of the newest backup. A day's grace: a machine may have been off, and a failed one is tried again within the hour."""
+    text = f"the newest backup, {name}, is {max(0.0, age_s) / 86_400:.1f} days old"
+    if age_s > every_s + 86_400:
+        return Finding(
+            check="backups", level="warn", text=text,
+            remedy="cappuccinoctl backup makes one, or says why not; so does cappuccinoctl logs janitor",
+        )  # fmt: skip
+    return ok("backups", text)
+
+
 def locks(*, supervisor_runs: bool, socket_exists: bool, answers: bool) -> Finding:
     """Who holds the state directory. A socket without a listener is what a crash leaves; the next start replaces it."""
     if supervisor_runs and not answers:

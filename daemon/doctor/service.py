@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from daemon import control
@@ -12,9 +13,10 @@ from daemon.child.credentials import ALPACA, BINANCE, credential
 from daemon.child.market import Waiting, open_market
 from daemon.doctor import judge
 from daemon.doctor.finding import Finding, ok
+from daemon.janitor.backup import backup_folders, load
 from daemon.notifier.senders import PING, URLS
 from daemon.status.reading import file_systems
-from features.errors import CappuccinoError, ConfigurationError
+from features.errors import CappuccinoError, ConfigurationError, DataError
 from features.files import Lock
 from features.sources.base import BarSource
 from features.sources.errors import MarketUnavailable
@@ -24,10 +26,11 @@ _SOURCE_NEEDS = {"alpaca": ALPACA}
 _BROKER_NEEDS = {"alpaca": ALPACA, "ccxt": BINANCE}
 
 
-def service(config: Config, state_dir: Path) -> Iterator[Finding]:
+def service(config: Config, state_dir: Path, clock: Clock) -> Iterator[Finding]:
     yield from state(state_dir)
     yield from disks(config, state_dir)
     yield from secrets(config)
+    yield from backups(config, state_dir, clock)
     yield daemon(state_dir)
 
 
@@ -86,6 +89,21 @@ def secrets(config: Config) -> Iterator[Finding]:
         )
         if finding.level != "ok":
             yield finding
+
+
+def backups(config: Config, state_dir: Path, clock: Clock) -> Iterator[Finding]:
+    """Whether the janitor makes them; each was tested when it was made, and `backup --list` tests all of them again."""
+    folders = backup_folders(state_dir)
+    if not folders:
+        yield ok("backups", "none yet")
+        return
+    try:
+        newest = load(folders[-1])
+    except DataError as error:
+        yield Finding(check="backups", level="fail", text=error.args[0], remedy=error.hint)
+        return
+    age_s = (clock.now_utc() - datetime.fromisoformat(newest.made_utc)).total_seconds()
+    yield judge.backup(newest.name, age_s=age_s, every_s=config.janitor.backup_every_s)
 
 
 def daemon(state_dir: Path) -> Finding:

@@ -131,13 +131,13 @@ def trials(state_dir: Path) -> list[dict[str, object]]:
 
 
 def test_draining_lets_every_worker_finish_its_trial_and_then_stops_the_daemon(tmp_path: Path) -> None:
-    with staged(tmp_path, {**ALL, "worker": ("trials", "1.5")}, study={"workers": 3}) as stage:
+    with staged(tmp_path, {**ALL, "worker": ("trials", "3")}, study={"workers": 3}) as stage:
         assert stage.process is not None
-        assert stage.ctl("drain").returncode == 0
         stage.configure(study={"workers": 3, "train_steps": 7000})  # would restart them in the middle of their trials
-        for request in (("scale", "4"), ("reload",)):
-            late = stage.ctl(*request)
-            assert late.returncode == 1 and "the workers finish their trials, then all stops" in late.stderr
+        stage.ask("drain")
+        for verb, given in (("scale", {"workers": 4}), ("reload", {})):
+            with pytest.raises(CappuccinoError, match="the workers finish their trials, then all stops"):
+                stage.ask(verb, **given)
         done = stage.ctl("drain", "--wait")
         assert done.returncode == 0, done.stderr
         assert stage.process.wait(10) == 0

@@ -13,13 +13,14 @@ import pytest
 from binance_like import BinanceLike
 from world import random_bars
 
-from daemon.child.clock import SystemClock
+from daemon.child.clock import ManualClock, SystemClock
 from daemon.child.config import Config, parse
 from daemon.doctor import judge
 from daemon.doctor.finding import Finding
 from daemon.doctor.machine import kernel_clock, packages, talib
-from daemon.doctor.service import daemon, disks, secrets, state, venue
-from features.files import Lock
+from daemon.doctor.service import backups, daemon, disks, secrets, state, venue
+from daemon.janitor.backup import make_backup
+from features.files import Lock, write_atomic
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,24 @@ def test_the_secrets_that_the_configuration_needs_are_looked_for_and_their_modes
     assert "1234" not in " ".join(f.text for f in found)
 
 
+def test_backups_that_are_no_longer_made_are_noticed(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def found() -> tuple[str, str]:
+        (finding,) = backups(config(tmp_path), tmp_path, clock)
+        return finding.level, finding.text
+
+    assert found() == ("ok", "none yet")
+    write_atomic(tmp_path / "champion.json", b'{"champion": null, "holds": "p", "history": []}')
+    made = make_backup(tmp_path, clock)
+    for days, level in ((0, "ok"), (1.9, "ok"), (0.2, "warn")):
+        clock.sleep(days * 86_400)
+        assert found()[0] == level
+    assert "2.1 days old" in found()[1]
+    (made.folder / "manifest.json").write_text("{")
+    assert found()[0] == "fail" and made.name in found()[1]
+
+
 def test_a_held_lock_without_an_answer_is_a_stuck_supervisor(tmp_path: Path) -> None:
     assert daemon(tmp_path).text == "does not run"
     (tmp_path / "run").mkdir()
@@ -198,7 +217,8 @@ def test_doctor_as_a_person_and_as_a_script_calls_it(tmp_path: Path) -> None:
     record = json.loads(ctl(*words, "--json", "--offline", cwd=tmp_path).stdout)
     assert record["schema"] == 1
     assert {f["check"] for f in record["findings"]} >= {
-        "configuration", "clock", "sqlite", "packages", "ta-lib", "gpu", "unit", "state", "disk", "credentials", "daemon"
+        "configuration", "clock", "sqlite", "packages", "ta-lib", "gpu", "unit", "state", "disk", "credentials",
+        "backups", "daemon",
     }  # fmt: skip
     assert all(f["remedy"] for f in record["findings"] if f["level"] != "ok")
 
