@@ -1,6 +1,7 @@
 """The supervisor: one loop that waits for something to happen, asks `lifecycle.step`, and does what it says."""
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
@@ -54,6 +55,11 @@ READY_AT_LATEST_S = (
     30.0  # a market that is waited for, or many starts one after the other: systemd has 120 s of patience
 )
 _PLACE = "run/children.json"
+# What is logged as more than information: `journalctl -p warning` has to show it.
+_LEVELS = dict.fromkeys(("child.fatal", "child.unkillable"), logging.ERROR) | dict.fromkeys(
+    ("child.hung", "child.leftover_killed", "child.over_memory", "child.spawn_failed", "config.refused", "daemon.recalled"),
+    logging.WARNING,
+)  # fmt: skip
 _T = TypeVar("_T")
 
 
@@ -365,7 +371,7 @@ class Supervisor:
     def _note(self, event: str, name: str, **facts: Any) -> None:
         """One fact, once: to the log and to the history."""
         self._quiet_since_s = self._now_s()
-        self._log.info(event, name=name, **facts)
+        self._log.log(_LEVELS.get(event, logging.INFO), event, name=name, **facts)
         self._history.event(event, name, facts)
 
     def _write_place(self) -> None:

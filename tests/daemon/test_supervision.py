@@ -38,6 +38,7 @@ def test_whatever_way_the_work_stands_still_it_is_found_dumped_and_replaced(tmp_
         for name in parts:
             hung = stage.until(lambda name=name: [e for e in stage.log("child.hung") if e["name"] == name])[0]
             assert 4.0 <= hung["silent_s"] < 6.0, name  # the deadline, and at most two seconds
+            assert hung["level"] == "warning"
             code, dump = stage.until(lambda name=name: stage.crashes(name))[0]
             assert code == -signal.SIGABRT
             assert "Fatal Python error: Aborted" in dump and "puppet.py" in dump, name
@@ -243,6 +244,8 @@ def test_a_child_that_always_dies_is_given_up_alone_and_every_death_is_on_record
         assert [code for code, _ in stage.crashes("worker-0")] == [3] * 6
         assert "worker-0 ends with 3" in stage.crashes("worker-0")[0][1]
         assert stage.children()["paper_trader"]["restarts"] == 0
+        assert {e["level"] for e in stage.log("child.fatal")} == {"error"}  # for journalctl -p err
+        assert {e["level"] for e in stage.log("child.spawned")} == {"info"}
         shown = stage.ctl("events", "worker-0", "--crash")
         assert shown.returncode == 0 and "worker-0 ends with 3" in shown.stdout
     finally:
