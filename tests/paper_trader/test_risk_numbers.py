@@ -149,6 +149,13 @@ def test_the_days_loss_speaks_once_and_a_day_ends_at_midnight_utc() -> None:
     assert (after.day, after.day_open, after.day_over) == (day + 1, 10_000.0, False)
 
 
+def test_the_peak_and_the_trail_follow_the_best_equity_and_stay_there() -> None:
+    risen = risk.settled(invested(), at(120.0), [])
+    fallen = risk.settled(risen, at(110.0), [])
+    assert (risen.peak, risen.trail) == (fallen.peak, fallen.trail) == (12_000.0, 12_000.0)
+    assert fired(risk.guard(Limits(max_drawdown=0.05), fallen, at(110.0), WISH)) == [Rule.KILL_SWITCH]
+
+
 def test_a_rearm_measures_every_drawdown_from_here() -> None:
     state = risk.rearmed(invested(peak=20_000.0, trail=19_000.0), 10_000.0)
     assert (state.peak, state.trail) == (10_000.0, 10_000.0)
