@@ -1,10 +1,15 @@
 """Fixtures that every test may use."""
 
+import hypothesis
 import pandas as pd
 import pytest
 from world import REAL, REAL_TICKERS
 
 from features.bars import Bars, bars_from_candles
+
+# Of itself hypothesis fails an example that takes 200 ms, which on a busy machine is none of its own doing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,6 @@ def resampled_paths(
 def _stationary(n: int, rows: int, mean_block: float, rng: Generator) -> NDArray[np.int64]:
     """(rows, n) bar indices: blocks begin anywhere, have geometric lengths and wrap around the end."""
     fresh = rng.random((rows, n)) < 1.0 / mean_block
-    fresh[:, 0] = True
     starts, position = rng.integers(0, n, size=(rows, n)), np.arange(n)
     origin = np.maximum.accumulate(np.where(fresh, position, 0), axis=1)
     index: NDArray[np.int64] = (np.take_along_axis(starts, origin, axis=1) + position - origin) % n

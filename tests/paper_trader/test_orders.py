@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from paper_trader.brokers.base import Absent, Accepted, Deferred, Found, Rejected, Unknown
 from paper_trader.journal import Intent, Note
-from paper_trader.orders import CLOCK_SLACK_S, CancelLate, Resend, Wait, after_look, after_post, intents
+from paper_trader.orders import (
+    CLOCK_SLACK_S,
+    CancelLate,
+    Resend,
+    Wait,
+    after_look,
+    after_post,
+    called_off,
+    client_order_id,
+    intents,
+    refused_too_often,
+)
 
 ORDER = Intent(
     client_order_id="c", ticker="BTC", close_time_s=0, quantity=Decimal(1), sent_s=1000.0, expires_s=1300.0,
@@ -100,3 +111,41 @@ def test_every_outcome_and_every_sight_is_spoken_of_above() -> None:
 
     assert set(get_args(base.Outcome)) == {Accepted, Rejected, Deferred, Unknown}
     assert set(get_args(base.Sight)) == {Found, Absent, Unknown}
+
+
+def test_five_refusals_are_too_many_and_what_there_was_no_money_for_is_none_of_them() -> None:
+    unpaid = "Account has insufficient balance for requested action."
+    assert refused_too_often(["bad lot"] * 4) == ""
+    assert refused_too_often(["bad lot"] * 4 + [unpaid] * 9) == ""
+    assert refused_too_often([unpaid] * 9) == ""
+    text = refused_too_often(["first", *["bad lot"] * 3, unpaid, "bad price", unpaid])
+    assert "5 orders" in text and text.endswith("bad price")
+    assert refused_too_often(["insufficient permissions"] * 5) != ""
+
+
+def test_what_is_called_off_is_watched_and_cancelled_should_it_appear() -> None:
+    note = called_off(ORDER)
+    assert note.state == "ABANDONED" and note.client_order_id == "c"
+
+
+def test_an_order_of_another_account_policy_ticker_or_bar_has_another_name() -> None:
+    one = {"account": "paper", "artifact": "x", "ticker": "BTC", "close_time_s": 0}
+    others = [one | change for change in ({"account": "b"}, {"artifact": "y"}, {"ticker": "E"}, {"close_time_s": 1})]
+    assert len({client_order_id(**each) for each in (one, *others)}) == 5  # type: ignore[arg-type]
+
+
+def test_an_intent_says_what_was_ordered_and_until_when() -> None:
+    (made,) = intents(
+        [("A", Decimal("-1.5"))], account="paper", artifact="x", close_time_s=3600, sent_s=3605.0, expires_s=3905.0
+    )  # fmt: skip
+    name = client_order_id(account="paper", artifact="x", ticker="A", close_time_s=3600)
+    assert (made.client_order_id, made.ticker, made.close_time_s) == (name, "A", 3600)
+    assert (made.quantity, made.sent_s, made.expires_s) == (Decimal("-1.5"), 3605.0, 3905.0)
+
+
+def test_a_clock_a_little_behind_waits_and_one_a_minute_behind_gives_the_order_up() -> None:
+    def then(now_s: float) -> object:
+        return after_look(ORDER, Absent(), now_s=now_s, sent_s=1000.0, late_s=10.0)
+
+    assert then(940.0) == then(999.0) == Wait()
+    assert isinstance(then(939.0), Note)

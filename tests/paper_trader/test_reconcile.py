@@ -1,14 +1,16 @@
 """Position truth is the broker's, and ours must be its fills less its fees."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
+from features.errors import DataError
 from features.ledger import Fill, Ledger
 from paper_trader.brokers.base import Known, Traits
 from paper_trader.journal import Execution
-from paper_trader.reconcile import Agreed, Differs, reconcile
+from paper_trader.reconcile import Agreed, Differs, after_bar, reconcile
 
 TRAITS = Traits(
     order_life_s=300.0, late_s=0.0, settles_s=5.0, cash_unit=Decimal("0.01"), coin_unit=Decimal("1e-9"), whole_lots=True
@@ -44,7 +46,7 @@ def test_fills_less_fees_are_what_is_held() -> None:
 
 
 def test_what_rounding_took_is_booked_and_then_both_are_equal_to_the_last_digit() -> None:
-    known = held(cash="599.99", btc="0.009974999")
+    known = held(cash="599.99", btc="0.009974999", eth="1.999999999")
     verdict = compared(known, bought())
     assert isinstance(verdict, Agreed)
     after = ACCOUNT.book([e.fill for e in verdict.executions])
@@ -67,6 +69,50 @@ def test_a_difference_beyond_one_unit_per_fill_is_named(known: Known, named: str
     verdict = compared(known, bought())
     assert isinstance(verdict, Differs) and named in verdict.text
     assert verdict.executions == (bought(),)  # our own fill is booked all the same
+
+
+def test_one_unit_per_fill_and_one_more_are_put_right_and_not_one_beyond() -> None:
+    """One fill of BTC and none of ETH: two units of BTC, one of ETH; two cents of cash."""
+    for known, agrees in [
+        (held(btc="0.009974998"), True), (held(btc="0.009974997"), False), (held(eth="2.000000001"), True),
+        (held(eth="1.999999999"), True), (held(cash="600.02"), True), (held(cash="599.98"), True),
+        (held(cash="600.03"), False), (held(cash="599.97"), False),
+    ]:  # fmt: skip
+        assert isinstance(compared(known, bought()), Agreed) is agrees, known
+
+
+def test_fills_of_ours_that_leave_less_than_nothing_are_not_booked() -> None:
+    verdict = compared(held(cash="-39000", btc="0.9975"), bought("1"))
+    assert isinstance(verdict, Differs) and "overdraw" in verdict.text and verdict.executions == ()
+
+
+def moved(cash: str) -> Fill:
+    """Cash that an operator has looked at: paid out where it is positive."""
+    zero = Decimal(0)
+    return Fill(
+        ticker="BTC", close_time_s=0, quantity=zero, price=Decimal(40000), fee_quote=Decimal(cash), fee_base=zero
+    )
+
+
+@pytest.mark.parametrize(("paid_out", "peak"), [("500", "5625"), ("-5000", "12500"), ("0", "6250")])
+def test_what_is_paid_in_or_out_leaves_the_drawdown_that_the_policy_sees_as_it_was(paid_out: str, peak: str) -> None:
+    """5000 under a peak of 6250, of which 500 are paid out, or to which 5000 come: a fifth below it before and after."""
+    after = after_bar(replace(ACCOUNT, peak=Decimal(6250)), [moved(paid_out)], CLOSE)
+    assert after.peak == Decimal(peak) and 1 - after.equity(CLOSE) / after.peak == Decimal("0.2")
+    assert after.bars_since_trade == 1
+
+
+def test_what_trading_gains_and_loses_is_no_payment() -> None:
+    fell = after_bar(ACCOUNT, [bought("0.01").fill], np.array([40000.0, 1000.0]))
+    assert fell.peak == ACCOUNT.peak and fell.equity(np.array([40000.0, 1000.0])) < 3000
+    assert after_bar(ACCOUNT, [], np.array([40000.0, 3000.0])).peak == 7000
+    with pytest.raises(DataError, match="overdraw"):
+        after_bar(ACCOUNT, [bought("1").fill], CLOSE)
+
+
+def test_an_account_that_had_nothing_takes_money_in() -> None:
+    nothing = replace(ACCOUNT, cash=Decimal(0), quantity=(Decimal(0), Decimal(0)))
+    assert after_bar(nothing, [moved("-1000")], CLOSE).equity(CLOSE) == 1000
 
 
 def test_a_fill_that_no_order_of_ours_explains_is_named_and_not_booked() -> None:

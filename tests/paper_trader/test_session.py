@@ -121,3 +121,40 @@ def test_what_was_decided_and_has_not_arrived_goes_out_only_while_trading_goes_o
     }  # fmt: skip
     assert [name for name, s in may.items() if s.may_send(sells=False)] == ["just started", "trading"]
     assert [name for name, s in may.items() if s.may_send(sells=True)] == ["just started", "trading", "flatten"]
+
+
+def test_one_word_says_what_the_trader_does_and_a_halt_speaks_before_a_pause() -> None:
+    paused, flattened = (step(trading(), Told(command=c))[0] for c in (Command.PAUSE, Command.FLATTEN))
+    halted, _ = step(paused, Fault(reason="parity"))
+    assert [s.shown for s in (trading(), paused, flattened, halted)] == ["trading", "paused", "flattened", "halted"]
+
+
+def test_the_reason_of_a_halt_is_kept_until_it_is_rearmed() -> None:
+    state, _ = step(trading(), Fault(reason="parity"))
+    assert state.reason == "parity" and step(state, Fault(reason="another"))[0].reason == "parity"
+    assert step(state, Told(command=Command.REARM))[0].reason == ""
+
+
+def test_a_rearm_before_there_is_a_policy_trades_nothing() -> None:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    state, _ = step(step(idle, Fault(reason="parity"))[0], Told(command=Command.REARM))
+    assert state.phase is Phase.IDLE and step(state, FRESH)[1] == ()
+    assert step(step(state, PolicyLoaded())[0], FRESH)[1] == (Decide(),)
+
+
+def test_a_bar_just_as_old_and_a_clock_just_as_far_off_as_allowed_are_decided_on() -> None:
+    for bar in (replace(FRESH, age_s=5400.0), replace(FRESH, clock_offset_s=-5.0), replace(FRESH, clock_offset_s=5.0)):
+        assert step(trading(), bar)[1] == (Decide(),)
+
+
+def test_a_wait_that_goes_on_for_another_reason_is_not_said_again() -> None:
+    state, _ = step(trading(), replace(FRESH, age_s=6000.0))
+    for bar in (replace(FRESH, age_s=9600.0), replace(FRESH, newest=False), replace(FRESH, clock_offset_s=60.0)):
+        state, effects = step(state, bar)
+        assert effects == ()
+
+
+def test_coins_without_a_policy_are_waited_over_only_when_they_are_to_be_sold() -> None:
+    idle = Session(phase=Phase.IDLE, stale_after_s=5400.0, max_clock_offset_s=5.0)
+    state, effects = step(idle, replace(FRESH, invested=True))
+    assert (state.waiting, effects) == ("", ())

@@ -1,5 +1,7 @@
 """Each gate passes what has earned it and refuses what has not, by its number."""
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from trainer import gates
 from trainer.evaluate import Run
 from trainer.gates import Comparison
-from trainer.overfitting import TrialCounts
+from trainer.overfitting import TrialCounts, cscv
 
 
 def run_of(returns: np.ndarray, name: str = "x") -> Run:
@@ -169,3 +171,122 @@ def test_no_gate_passes_a_number_that_is_not_one() -> None:
     assert not gates.steady([floor], baseline=floor, drawdowns=[0.1, nan], limit=0.5)[0].passed
     assert not gates.parity(0, 0).passed
     assert not gates.parity(10, 1).passed
+
+
+def test_log_wealth_decides_and_not_the_sum_of_returns_at_every_gate_that_compares() -> None:
+    """What swings by a tenth and gains nothing on average loses half a percent of log wealth a bar, and cash beats it."""
+    swings, idle = np.random.default_rng(0).choice([-0.1, 0.1], 4000), np.zeros(4000)
+    swings -= swings.mean() - 0.001  # a gain on average, and still a loss of wealth
+    rng = np.random.default_rng(1)
+    assert gates.beats_every_baseline(comparison([idle], swings), rng).passed
+    assert gates.superior(idle[:, None], {"swings": run_of(swings)}, rng).passed
+    assert (gates.superior(swings[:, None], {"cash": run_of(idle)}, rng).value or 0.0) > 0.9
+    _, share = gates.steady([run_of(swings)], baseline=run_of(idle), drawdowns=[0.1], limit=0.5)
+    assert share.value == 0.0
+    both = Comparison(fee_bps=0.0, policies=(run_of(swings), run_of(idle), run_of(idle)), baselines={})
+    assert both.growth() == pytest.approx(np.log1p(swings) / 3)  # the mean of three, not their median
+
+
+def shifted_to(t: float, n: int = 4000) -> np.ndarray:
+    """Returns whose log mean is `t` standard errors."""
+    noise = np.random.default_rng(8).normal(0, 0.005, n)
+    return np.expm1(noise - noise.mean() + t * noise.std(ddof=1) / np.sqrt(n))
+
+
+@pytest.mark.parametrize(("t", "passed"), [(1.7, True), (0.9, False)])  # one-sided p of about .04 and .18
+def test_one_chance_in_six_is_too_much_for_the_first_and_the_fourth_gate(t: float, passed: bool) -> None:  # noqa: FBT001
+    judged = comparison([shifted_to(t)], np.zeros(4000))
+    first = gates.beats_every_baseline(judged, np.random.default_rng(1))
+    fourth = gates.superior(shifted_to(t)[:, None], judged.baselines, np.random.default_rng(1))
+    assert (first.passed, fourth.passed) == (passed, passed)
+
+
+def test_every_further_baseline_makes_the_first_gate_harder() -> None:
+    def value(n: int) -> float:
+        others = [np.zeros(4000)] * n
+        return gates.beats_every_baseline(comparison([shifted_to(1.7)], *others), np.random.default_rng(1)).value or 0.0
+
+    assert value(3) == pytest.approx(3 * value(1))
+
+
+def test_the_deflated_sharpe_is_that_of_returns_with_their_own_skew_and_tails_and_the_lower_median_of_seeds() -> None:
+    """Bailey & Lopez de Prado 2014 written out: 1 in 50 bars loses much, the rest gain a little."""
+    returns = np.where(np.arange(3000) % 50 == 0, -0.02, 0.001)
+    z = (returns - returns.mean()) / returns.std()
+    sr, skew, kurtosis = returns.mean() / returns.std(ddof=1), (z**3).mean(), (z**4).mean()
+    normal, gamma = NormalDist(), 0.5772156649015329
+    best = (1 - gamma) * normal.inv_cdf(1 - 1 / 6) + gamma * normal.inv_cdf(1 - 1 / (6 * math.e))
+    spread = math.sqrt(1 - skew * sr + (kurtosis - 1) / 4 * sr**2)
+    expected = normal.cdf((sr - math.sqrt(0.02) * best) * math.sqrt(2999) / spread)
+    how: dict[str, Any] = {"counts": counts(9, 5.6, 2, 2), "trial_variance": 0.02}
+    gate = gates.deflated([run_of(returns)], **how, threshold=expected - 1e-12)
+    assert 0.05 < expected < 0.95 and gate.value == pytest.approx(expected) and gate.passed
+    better = run_of(returns + 0.001)
+    two, three = (gates.deflated(runs, **how, threshold=0.5) for runs in ([better, run_of(returns)], [better] * 3))
+    assert two.value == gate.value and (three.value or 0.0) > (gate.value or 0.0)
+    assert gates.deflated([better, run_of(np.zeros(3000))], **how, threshold=0.5).value is None
+
+
+@pytest.mark.parametrize(("n", "estimable"), [(7, False), (8, True)])
+def test_from_eight_trials_on_overfitting_can_be_estimated(n: int, estimable: bool) -> None:  # noqa: FBT001
+    chance, *_ = third(np.random.default_rng(0).normal(0, 0.01, (1600, n)))
+    assert (chance.value is not None) is estimable
+
+
+@pytest.mark.parametrize(("seed", "slope_passed"), [(9, True), (7, False)])  # PBO .30 and .40, slope .09 and -.05
+def test_what_is_overfitted_three_times_in_ten_fails_the_third_gate_which_measures_what_cscv_does(
+    seed: int, slope_passed: bool  # noqa: FBT001
+) -> None:  # fmt: skip
+    trials = np.random.default_rng(seed).normal(0, 0.01, (1600, 12))
+    trials[:, 0] += 0.0005
+    chance, slope = third(trials)
+    measured = cscv(trials, kinds=np.arange(12), instead=np.stack([market(1600), np.zeros(1600)], axis=1))
+    assert (chance.value, slope.value) == (measured.pbo, measured.persistence)
+    assert (chance.passed, slope.passed) == (False, slope_passed)
+
+
+def test_seven_seeds_of_nine_are_too_few_and_a_seed_that_only_equals_the_baseline_does_not_beat_it() -> None:
+    floor, up, down = (run_of(np.full(100, x)) for x in (0.0, 0.001, -0.001))
+    drawdown, share = gates.steady([up] * 7 + [down] * 2, baseline=floor, drawdowns=[0.6, 0.5, 0.1], limit=0.6)
+    assert (drawdown.value, drawdown.passed, share.passed) == (0.6, True, False)
+    _, equal = gates.steady([floor], baseline=floor, drawdowns=[0.1], limit=0.5)
+    assert (equal.value, equal.passed) == (0.0, False)
+    nan: Any = float("nan")
+    assert not gates.steady([up], baseline=floor, drawdowns=[nan, 0.1], limit=0.5)[0].passed
+
+
+def test_what_passes_the_first_opening_of_the_holdout_may_fail_a_later_one() -> None:
+    """A t-value of 0.5: about three resamples in ten of a centred excess lie below its loss, seven above."""
+    seen = comparison([shifted_to(0.5)], np.zeros(4000))
+    passed = [
+        gates.holdout(seen, baseline="b0", opening=k, lower_quartile=-1.0, rng=np.random.default_rng(3))[0].passed
+        for k in (1, 5, 9)
+    ]
+    assert passed == [True, True, False]  # bounds of .1, .5 and .9 against a p of about .7
+
+
+def test_no_opening_of_the_holdout_asks_for_more_than_certainty() -> None:
+    sure = comparison([np.full(200, 0.001)], np.zeros(200))
+    gate, _ = gates.holdout(sure, baseline="b0", opening=15, lower_quartile=0.0, rng=np.random.default_rng(3))
+    assert gate.passed and gate.threshold == "> 0, and p of a loss ≥ 1.0"
+
+
+@pytest.mark.parametrize("t", [0.0, -0.3])
+def test_a_holdout_that_gains_nothing_fails_however_likely_that_is(t: float) -> None:
+    excess = np.zeros(4000) if t == 0 else shifted_to(t)
+    seen = comparison([excess], np.zeros(4000))
+    loss, _ = gates.holdout(seen, baseline="b0", opening=1, lower_quartile=-1.0, rng=np.random.default_rng(3))
+    assert not loss.passed
+
+
+def test_the_holdout_shows_basis_points_of_mean_log_return_and_takes_just_the_lower_quartile() -> None:
+    returns = np.expm1(np.array([0.0, 0.0, 0.0006] * 500))
+    seen, how = comparison([returns], np.zeros(1500)), {"baseline": "b0", "opening": 1}
+    per_bar = float(np.log1p(returns).mean())
+    _, gate = gates.holdout(seen, lower_quartile=per_bar, rng=np.random.default_rng(3), **how)  # type: ignore[arg-type]
+    assert gate.passed and gate.value == pytest.approx(2.0) and gate.threshold == "≥ 2"
+
+
+def test_the_verdict_says_of_each_gate_whether_it_passed() -> None:
+    passed, failed = gates.verdict_text([gates.parity(5, 0), gates.parity(5, 1)]).splitlines()[1:]
+    assert passed.split()[:3] == ["G7", "pass", "0"] and failed.split()[:3] == ["G7", "FAIL", "1"]

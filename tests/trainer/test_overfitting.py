@@ -1,6 +1,7 @@
 """How much of the best result the search made itself."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -222,3 +223,101 @@ def test_scores_that_drift_are_fewer_trials_than_scores_that_do_not() -> None:
     assert effective_trials(rng.normal(size=400)) > 200
     assert effective_trials(np.ones(50)) == 1.0
     assert effective_trials(np.array([1.0, 2.0])) == 2.0
+
+
+def alike(correlation: float, *, n: int = 400) -> np.ndarray:
+    """Two series that correlate so, to the last digit."""
+    a, b = np.linalg.qr(np.random.default_rng(3).normal(size=(n, 3)) - 0.0)[0].T[:2]
+    a, b = a - a.mean(), b - b.mean()
+    b -= a * (a @ b) / (a @ a)
+    a, b = a / np.sqrt(a @ a), b / np.sqrt(b @ b)
+    return np.stack([a, correlation * a + math.sqrt(1 - correlation**2) * b], axis=1)
+
+
+@pytest.mark.parametrize(("correlation", "n_bets", "n_kinds"), [(0.47, 2, 2), (0.53, 1, 2), (0.85, 1, 2), (0.9, 1, 1)])
+def test_half_correlated_is_one_bet_and_from_seven_eighths_on_it_is_a_copy(
+    correlation: float, n_bets: int, n_kinds: int
+) -> None:
+    returns = alike(correlation)
+    assert len(np.unique(clusters(correlations(returns)))) == n_bets
+    assert len(np.unique(kinds_of(returns, np.zeros(400)))) == n_kinds
+
+
+def test_a_cluster_counts_by_its_members() -> None:
+    """Two copies and a third that correlates with them at .6, and a fourth with the third at .9 and with them at .2."""
+    correlation = np.array([[1.0, 0.99, 0.6, 0.2], [0.99, 1.0, 0.6, 0.2], [0.6, 0.6, 1.0, 0.59], [0.2, 0.2, 0.59, 1.0]])
+    assert clusters(correlation).tolist() == [0, 0, 0, 1]  # (.2 + .2 + .59) / 3, where halves would be .395
+
+
+def test_sixteen_blocks_of_two_bars_are_the_least_and_the_usual() -> None:
+    assert len(cscv(_lcg(32, 2)).logits) == 12870
+    for returns, n_blocks in ((_lcg(31, 2), 16), (_lcg(320, 1), 16), (_lcg(320, 3), 7)):
+        with pytest.raises(DataError, match="even number of blocks"):
+            cscv(returns, n_blocks=n_blocks)
+    with pytest.raises(DataError, match="not finite"):
+        cscv(np.where(np.arange(96).reshape(32, 3) == 7, np.inf, 0.01))
+
+
+def test_the_rank_of_the_chosen_by_hand() -> None:
+    """Each earns in one half of the bars what the others do not: ranks of the best of one half in the other."""
+    noise = 0.001 * np.array([1.0, -1.0] * 4)
+
+    def found(*blocks: tuple[float, float], **how: np.ndarray) -> list[float]:
+        returns = np.stack([np.repeat(b, 4) + noise for b in blocks], axis=1)
+        made = cscv(returns, n_blocks=2, **how)
+        assert made.pbo == np.mean(made.logits <= 0)
+        return [round(float(1 / (1 + np.exp(-x))), 9) for x in made.logits]
+
+    # three trials; the best of the first half is second of the other one, and the other way round: a rank of 2 in 4
+    assert found((0.3, 0.2), (0.2, 0.3), (0.1, 0.1)) == [0.5, 0.5]
+    assert found((0.3, 0.3), (0.2, 0.1), (0.1, 0.2)) == [0.75, 0.75]
+    assert found((0.3, 0.3), (0.3, 0.3), (0.1, 0.1)) == [0.625, 0.625]  # equals share their places: 2.5 in 4
+    # two copies of the best count as one: two kinds, and of 3 the second place
+    assert found((0.3, 0.3), (0.31, 0.29), (0.1, 0.1), kinds=np.array([0, 0, 1])) == [0.666666667, 0.666666667]
+    # half of the second kind is below the first trial: 1.5 in 3; of the other half's best all of the first kind is above
+    assert found((0.4, 0.2), (0.3, 0.1), (0.2, 0.4), kinds=np.array([0, 1, 1])) == [0.5, 0.333333333]
+    # cash and the better of two baselines beside them: only the better one of the chosen half is ranked
+    beside = np.stack([np.repeat((0.25, 0.25), 4) + noise, np.repeat((-0.5, 0.5), 4) + noise], axis=1)
+    assert found((0.3, 0.2), (0.1, 0.1), instead=beside) == [0.5, 0.75]
+
+
+def test_bars_that_fill_no_block_are_left_out_at_the_end() -> None:
+    returns = _lcg(240, 10)
+    longer = cscv(np.vstack([returns, 100.0 * _lcg(7, 10)]), n_blocks=8)
+    assert longer.logits.tolist() == cscv(returns, n_blocks=8).logits.tolist()
+
+
+def test_the_autocorrelation_of_scores_by_hand() -> None:
+    """0 0 1 1: the first lag is (.25 - .25 + .25) / 1, the second negative; so 4 / (1 + 2 · .25)."""
+    assert effective_trials(np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(4 / 1.5)
+    assert effective_trials(np.array([0.0, 1.0, 0.0, 1.0])) == 4.0
+    assert effective_trials(np.array([0.0, 0.0, 9.0])) == 3.0
+
+
+def test_every_count_is_carried_over_to_all_trials_ever_started_and_never_below_those_at_hand() -> None:
+    returns, scores = _families(5, 8), np.random.default_rng(1).normal(size=40).cumsum()
+    ratio, effective = participation_ratio(correlations(returns)), effective_trials(scores)
+    for n_ever, scale in ((400, 10.0), (10, 1.0)):
+        counts = count_trials(returns, scores, n_ever=n_ever)
+        assert (counts.raw, counts.clusters) == (n_ever, 5 * scale)
+        assert (counts.participation, counts.autocorrelation) == pytest.approx((scale * ratio, scale * effective))
+
+
+def test_persistence_is_the_slope_over_kinds_and_the_best_baseline_written_out() -> None:
+    """Of a kind the mean of its members counts; of the baselines the one that is best in the half that is looked at."""
+    rng, kinds = np.random.default_rng(2), np.array([0, 0, 1, 2, 1, 1])
+    returns, instead = rng.normal(0.1, 1.0, (40, 6)) + 0.2 * kinds, rng.normal(0.0, 1.0, (40, 2))
+    moved, square = 0.0, 0.0
+    for half in combinations(range(4), 2):
+        inside, outside = (
+            np.concatenate([np.arange(10 * b, 10 * b + 10) for b in range(4) if (b in half) is chosen])
+            for chosen in (True, False)
+        )
+        mine, other = (
+            [r[rows].mean(axis=0) / r[rows].std(axis=0, ddof=1) for r in (returns, instead)]
+            for rows in (inside, outside)
+        )
+        best = int(np.argmax(mine[1]))
+        x, y = (np.array([*(found[0][kinds == k].mean() for k in range(3)), found[1][best]]) for found in (mine, other))
+        moved, square = moved + float((x - x.mean()) @ y), square + float((x - x.mean()) @ (x - x.mean()))
+    assert cscv(returns, kinds=kinds, instead=instead, n_blocks=4).persistence == pytest.approx(moved / square)

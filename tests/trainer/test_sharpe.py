@@ -1,6 +1,7 @@
 """The Sharpe ratio and its doubts against published numbers, each with its source."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_a_track_record_of_the_minimum_length_has_just_the_confidence_asked_for(
     assert stats.min_track_record(0.01, benchmark=0.01, skew=0, kurtosis=3) == math.inf
 
 
-@pytest.mark.parametrize("broken", [[0.1], [0.1, float("nan")], [0.1, 0.1, 0.1]])
+@pytest.mark.parametrize("broken", [[0.1], [0.1, float("nan")], [0.1, float("-inf")], [0.1, 0.1, 0.1]])
 def test_returns_without_a_sharpe_ratio_are_refused_by_name(broken: list[float]) -> None:
     with pytest.raises(DataError, match="Sharpe"):
         stats.sharpe(np.array(broken))
@@ -101,3 +102,28 @@ def test_the_sharpe_of_a_series_and_its_error_are_those_of_the_formula() -> None
     assert stats.sharpe(returns) == pytest.approx(returns.mean() / returns.std(ddof=1))
     assert stats.sharpe_se(returns) == pytest.approx(1 / math.sqrt(5000), rel=0.02)
     assert stats.annualised(0.01, 8760) == pytest.approx(0.936, abs=1e-3)
+
+
+def test_moments_and_the_error_of_a_sharpe_ratio_by_hand() -> None:
+    """4, 0, 0, 0: mean 1, deviations 3, -1, -1, -1; their standard deviation is √3 (biased) and 2 (not)."""
+    returns = np.array([4.0, 0.0, 0.0, 0.0])
+    skew, kurtosis = (27 - 3) / 4 / 3**1.5, (81 + 3) / 4 / 9
+    assert stats.moments(returns) == pytest.approx((skew, kurtosis))
+    assert stats.sharpe(returns) == 0.5
+    assert stats.sharpe_se(returns) == pytest.approx(math.sqrt((1 - skew / 2 + (kurtosis - 1) / 16) / 3))
+
+
+def test_twice_the_sharpe_ratio_shows_in_a_quarter_of_the_years() -> None:
+    once, twice = (stats.min_backtest_length_years(100, annual_sharpe=x) for x in (1.0, 2.0))
+    assert twice == pytest.approx(once / 4)
+
+
+def test_the_best_of_two_skill_less_trials_is_already_above_zero() -> None:
+    quantile = NormalDist().inv_cdf(1 - 1 / (2 * math.e))  # of the median, the other term, it is zero
+    assert stats.expected_max_normal(2) == pytest.approx(0.5772156649 * quantile)
+
+
+@pytest.mark.parametrize("broken", [[1.0], [1.0, float("nan")], [1.0, float("inf"), 2.0]])
+def test_splits_without_a_standard_error_are_refused(broken: list[float]) -> None:
+    with pytest.raises(DataError, match="standard error"):
+        stats.resampled_mean_se(np.array(broken), test_share=0.5)

@@ -13,7 +13,7 @@ from daemon.child.market import feature_spec
 from features.bars import Bars
 from features.errors import ConfigurationError
 from features.pipeline import compute
-from trainer.splits import cpcv, roles, walk_forward
+from trainer.splits import Roles, cpcv, roles, walk_forward
 
 BARS = random_bars(1, n_bars=4000)
 FORGOTTEN = (
@@ -111,3 +111,70 @@ def test_a_split_without_training_bars_is_refused_with_a_remedy() -> None:
         cpcv(range(600), n_groups=6, n_test=2, purge_bars=300, embargo_bars=0)
     with pytest.raises(ConfigurationError, match="test groups"):
         cpcv(range(600), n_groups=2, n_test=2, purge_bars=1, embargo_bars=0)
+
+
+def test_the_bars_of_every_role_by_hand() -> None:
+    """4000 hours. By default: from the first warm bar, the last quarter judges, its tail is held out after the gap."""
+    how = {"holdout_share": 0.25, "gap_bars": 50, "warmup_bars": 240}
+    found = roles(BARS, train_start_s=None, judge_start_s=None, end_s=None, **how)  # type: ignore[arg-type]
+    assert found.judge_start == 240 + 2820  # three quarters of 3760
+    assert (found.development, found.holdout) == (range(240, 4000 - 235 - 50), range(4000 - 235, 4000))
+    start_s, judge_s, end_s = (int(BARS.close_time_s[i]) for i in (500, 2000, 2999))
+    cut = roles(BARS, train_start_s=start_s, judge_start_s=judge_s, end_s=end_s, **how)  # type: ignore[arg-type]
+    assert cut.judge_start == 2000  # the bars that close at those moments belong to what they begin and end
+    assert (cut.development, cut.holdout) == (range(500, 3000 - 250 - 50), range(2750, 3000))
+    early = roles(BARS, train_start_s=int(BARS.close_time_s[3]), judge_start_s=judge_s, end_s=end_s, **how)  # type: ignore[arg-type]
+    assert early.development.start == 240  # no bar before the features are warm
+
+
+@pytest.mark.parametrize(
+    ("judge", "end", "share", "fits"),
+    [
+        (291, 1000, 0.2, True), (290, 1000, 0.2, False), (900, 1000, 0.49, True), (900, 1000, 0.5, False),
+        (700, 1000, 0.003, False),
+    ],
+)  # fmt: skip
+def test_training_needs_more_than_a_gap_validation_a_bar_and_the_holdout_two(
+    judge: int, end: int, share: float, fits: bool  # noqa: FBT001
+) -> None:  # fmt: skip
+    def lay() -> object:
+        return roles(
+            BARS.slice(0, end), train_start_s=None, judge_start_s=int(BARS.close_time_s[judge]), end_s=None,
+            holdout_share=share, gap_bars=50, warmup_bars=240,
+        )  # fmt: skip
+
+    if fits:
+        assert lay()
+    else:
+        with pytest.raises(ConfigurationError, match="no room"):
+            lay()
+
+
+@pytest.mark.parametrize(
+    ("start", "n_folds", "fits"), [(300, 2, True), (301, 2, False), (300, 4, True), (300, 5, False)]
+)
+def test_a_fold_trains_on_no_less_than_a_gap_and_judges_no_less_than_two_days(
+    start: int, n_folds: int, fits: bool  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Judging from bar 400 to 592: four folds of 48 bars; before the first, a gap of 50 and 50 bars to train on."""
+    laid_out = Roles(development=range(start, 592), judge_start=400, holdout=range(700, 800))
+    if fits:
+        assert len(walk_forward(laid_out, n_folds=n_folds, gap_bars=50)) == n_folds
+    else:
+        with pytest.raises(ConfigurationError, match="folds leave a training range"):
+            walk_forward(laid_out, n_folds=n_folds, gap_bars=50)
+
+
+def test_the_groups_of_a_cross_validation_lie_within_the_bars_that_may_be_learned_from() -> None:
+    found = cpcv(range(100, 160), n_groups=6, n_test=1, purge_bars=2, embargo_bars=3)
+    assert [s.tests for s in found] == [(range(a, a + 10),) for a in range(100, 160, 10)]
+    assert found[2].train == (range(100, 118), range(135, 160))
+    for n_groups, n_test in ((6, 0), (6, 6), (61, 2)):
+        with pytest.raises(ConfigurationError, match="test groups"):
+            cpcv(range(100, 160), n_groups=n_groups, n_test=n_test, purge_bars=0, embargo_bars=0)
+
+
+def test_no_empty_range_is_trained_on_where_two_margins_meet() -> None:
+    found = cpcv(range(60), n_groups=6, n_test=2, purge_bars=5, embargo_bars=0)
+    assert found[6].tests == (range(10, 20), range(30, 40)) and found[6].train == (range(5), range(45, 60))
+    assert all(len(train) for s in found for train in s.train)
