@@ -20,6 +20,7 @@ from service import settings as service_settings
 from test_worker import records
 from test_worker import settings as study_settings
 
+from features.errors import DataError
 from features.files import read_jsonl, write_atomic
 from paper_trader.journal import Journal
 from trainer.ledger import TrialLedger
@@ -53,9 +54,10 @@ def ours(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def marks(state_dir: Path) -> int:
-    if not (state_dir / "paper" / "journal.db").exists():
+    try:
+        journal = Journal(state_dir / "paper" / "journal.db", read_only=True)
+    except DataError:  # there is none yet, or it is just being made
         return 0
-    journal = Journal(state_dir / "paper" / "journal.db", read_only=True)
     try:
         return journal.counts()["marks"]
     except sqlite3.OperationalError:  # its tables are just being made

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def _begun(state_dir: Path, name: str, doomed: Doomed | None) -> int:
             _watch(state_dir, name, doomed)
         arguments = ["--config", str(state_dir / "config.json"), "--state-dir", str(state_dir), "--name", name]
         code = trainer(["work", *arguments])
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
 
