@@ -24,6 +24,7 @@ from trainer.routes import Route
 from trainer.space import Hyperparameters
 
 CODE_SEMANTICS = 6  # bumped by hand when a score stops being comparable with earlier ones
+LOCKED_AT_MOST_S = 60.0  # of study.db, before a worker fails over it; half of daemon.worker_hang_s
 MAX_RETRIES = 1
 STUDY_DB = "study.db"
 SCREENED_STEP, PRUNED_STEP = 0, 1  # of the values that the sampler learns from without a score
@@ -74,7 +75,7 @@ class SharedStudy:
         )
         with self._locked():
             self.study = optuna.create_study(
-                storage=storage_url(state_dir), study_name=name, direction="maximize", load_if_exists=True
+                storage=_storage(state_dir), study_name=name, direction="maximize", load_if_exists=True
             )
             # seeded alike in every life of its worker, it would draw the first life's random trials again
             own_trials = sum(t.user_attrs.get("worker") == worker for t in self.study.get_trials(deepcopy=False))
@@ -238,7 +239,7 @@ def require_same_study(state_dir: Path, name: str, identity: StudyIdentity) -> N
     """ConfigurationError when there is a study of that name and it was begun on other data or settings."""
     if not (state_dir / STUDY_DB).exists():  # asking SQLite would make one
         return
-    found = optuna.get_all_study_summaries(storage_url(state_dir), include_best_trial=False)
+    found = optuna.get_all_study_summaries(_storage(state_dir), include_best_trial=False)
     for stored in (s.user_attrs for s in found if s.study_name == name and "begun" in s.user_attrs):
         identity.require(stored, name)
 
@@ -260,6 +261,13 @@ def paired(trial: FrozenTrial) -> dict[str, int]:
 
 def storage_url(state_dir: Path) -> str:
     return f"sqlite:///{state_dir / STUDY_DB}"
+
+
+def _storage(state_dir: Path) -> optuna.storages.RDBStorage:
+    """SQLite gives up after five seconds; a backup reads for as long, and a busy disk takes its time to sync a commit."""
+    return optuna.storages.RDBStorage(
+        storage_url(state_dir), engine_kwargs={"connect_args": {"timeout": LOCKED_AT_MOST_S}}
+    )
 
 
 def trial_dir(state_dir: Path, study: str, number: int) -> Path:

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,18 @@ def test_a_trial_killed_while_it_drew_still_has_what_waited_for_it(tmp_path: Pat
     assert again is not None and first_number(again.study.get_trials()[again.number]) == 0
     ROUTE.suggest(again)
     assert again.params == ROUTE.first()
+
+
+def test_a_study_that_another_program_holds_for_longer_than_sqlite_waits_is_waited_for(tmp_path: Path) -> None:
+    """A backup reads it all in one transaction, and meanwhile nobody commits."""
+    study = opened(tmp_path)
+    held = sqlite3.connect(tmp_path / "study.db", isolation_level=None, check_same_thread=False)
+    held.execute("BEGIN")
+    held.execute("SELECT COUNT(*) FROM studies").fetchone()
+    release = threading.Timer(6.5, held.rollback)
+    release.start()
+    with Lock(tmp_path / "run" / "worker-0.lock"):
+        trial = study.next_trial()
+        assert trial is not None and trial.number == 0
+    release.join()
+    held.close()
