@@ -51,9 +51,7 @@ from features.files import Lock, write_atomic
 MAX_SLEEP_S = 1.0  # the loop turns at least this often, whatever the fleet expects
 USAGE_EVERY_S = 5.0
 QUIET_S = 20.0  # without an event, before the history is folded together
-READY_AT_LATEST_S = (
-    30.0  # a market that is waited for, or many starts one after the other: systemd has 120 s of patience
-)
+READY_AT_LATEST_S = 30.0  # a market that is waited for, or many starts in turn: systemd has 120 s of patience
 _PLACE = "run/children.json"
 # What is logged as more than information: `journalctl -p warning` has to show it.
 _LEVELS = dict.fromkeys(("child.fatal", "child.unkillable"), logging.ERROR) | dict.fromkeys(

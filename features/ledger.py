@@ -95,6 +95,17 @@ class Ledger:
         """One bar later: the peak follows the equity at `close` (N,), the time since the last trade counts on."""
         return self.valued(close)[0]
 
+    def settled(self, fills: Sequence[Fill], close: NDArray[np.float64]) -> Self:
+        """`book` and `marked`. The peak goes along with what was paid in or out: the drawdown is about trading.
+
+        Of an account that nothing is paid into, as in training, it is the two and no more.
+        """
+        after, paid = self.book(fills), paid_in(fills)
+        worth = after.equity(close)
+        if paid and worth > max(Decimal(0), paid):
+            after = replace(after, peak=after.peak * worth / (worth - paid))
+        return after.marked(close)
+
     def valued(self, close: NDArray[np.float64]) -> tuple[Self, Decimal]:
         """`marked`, and the equity then."""
         worth = self.equity(close)
@@ -121,6 +132,11 @@ class Ledger:
         """The account half of the observation, (N + 3,) float32."""
         seen: NDArray[np.float32] = observed((self,), close)[0]
         return seen
+
+
+def paid_in(fills: Sequence[Fill]) -> Decimal:
+    """What was put right by fills of no quantity, in quote currency; negative: paid out. No gain and no loss."""
+    return -sum((f.fee_value for f in fills if not f.quantity), Decimal(0))
 
 
 def observed(ledgers: Sequence[Ledger], close: NDArray[np.float64]) -> NDArray[np.float32]:

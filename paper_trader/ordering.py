@@ -25,7 +25,7 @@ from paper_trader.orders import (
     intents,
     refused_too_often,
 )  # fmt: skip
-from paper_trader.reconcile import Agreed, Differs, after_bar, reconcile
+from paper_trader.reconcile import Agreed, Differs, reconcile
 
 ACCOUNT = "paper"
 RESOLVE_EVERY_S = 5.0
@@ -196,7 +196,7 @@ class OrderFlow:
         self._crash_point("broker settled")
         executions = self._compare(account, bar, closing=True)
         fills = [e.fill for e in executions]
-        after = after_bar(account, fills, bar.close[0])
+        after = account.settled(fills, bar.close[0])
         self._journal.settle(bar, executions, after, limited(after, fills))
         self._sendings.over_s.clear()
         self._crash_point("bar settled")
@@ -255,9 +255,8 @@ class OrderFlow:
     def _look_at_books(self, account: Ledger, bars: Bars) -> Agreed | Differs:
         since_s = bars.last_close_s - bars.timeframe_s - OVERLAP_S
         told = self._broker.executions(after_s=since_s, booked=_Booked(self._journal))
-        executions = {
-            e.execution_id: e for e in told
-        }.values()  # an answer may tell one twice, at the seam of two pages
+        # an answer may tell one twice, at the seam of two pages
+        executions = {e.execution_id: e for e in told}.values()
         known = self._broker.account()
         if not isinstance(known, Known):
             raise BrokerUnavailable(f"the account is not known: {known.reason}")

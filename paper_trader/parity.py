@@ -21,7 +21,6 @@ from paper_trader.bar_log import chained
 from paper_trader.journal import Decided, Intent, Journal
 from paper_trader.ordering import ACCOUNT
 from paper_trader.orders import intents
-from paper_trader.reconcile import after_bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +202,7 @@ def verify(
         if n > 0:
             done = check.fills(k, now)
             fills += done
-            account = after_bar(now.account, done, check.bars.close[k])
+            account = now.account.settled(done, check.bars.close[k])
             now = _Step(account=account, state=risk.settled(now.state, check.view(k, account), done))
         if ledger_record(now.account) != ledger_record(marked) or now.account.equity(check.bars.close[k]) != equity:
             check.differs(close_time_s, "the account is not what its orders and fills make it")

@@ -1,7 +1,7 @@
 """Our account against the broker's, pure: position truth is the broker's, and ours must be its fills less its fees."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
@@ -11,7 +11,6 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from paper_trader.brokers.base import Known, Traits
 from paper_trader.journal import Execution
-from paper_trader.risk import paid_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +62,6 @@ def reconcile(
         if coins or cash:
             fixes.append(_fix(ticker, close_time_s, float(close[i]), coins=coins, cash=cash))
     return Agreed(executions=(*own, *fixes))
-
-
-def after_bar(account: Ledger, fills: Sequence[Fill], close: NDArray[np.float64]) -> Ledger:
-    """The account at the bar's close (N,). Its peak goes along with what was paid in or out: drawdown is about trading."""
-    after, paid = account.book(fills), paid_in(fills)
-    worth = after.equity(close)
-    if paid and worth > max(Decimal(0), paid):
-        after = replace(after, peak=after.peak * worth / (worth - paid))
-    return after.marked(close)
 
 
 def _fix(ticker: str, close_time_s: int, price: float, *, coins: Decimal, cash: Decimal) -> Execution:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from features.allocation import Limits as Caps
 from features.allocation import limit_weights
-from features.ledger import Fill, Ledger, plan_orders
+from features.ledger import Fill, Ledger, paid_in, plan_orders
 from features.venue_rules import VenueRules
 
 Float = NDArray[np.float64]
@@ -133,11 +133,6 @@ def opened(n_tickers: int, *, equity: float, close_time_s: int) -> State:
         positions=(None,) * n_tickers, cooling=(0,) * n_tickers, resting=0, peak=equity, trail=equity,
         day=close_time_s // DAY_S, day_open=equity, day_over=False,
     )  # fmt: skip
-
-
-def paid_in(fills: Sequence[Fill]) -> Decimal:
-    """What was put right by fills of no quantity, in quote currency; negative: paid out. No gain and no loss."""
-    return -sum((f.fee_value for f in fills if not f.quantity), Decimal(0))
 
 
 def settled(state: State, view: View, fills: Sequence[Fill]) -> State:

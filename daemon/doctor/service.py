@@ -128,10 +128,8 @@ def venue(
     try:
         source = open_(config, Waiting(clock=clock, should_stop=lambda: clock.monotonic_s() >= until_s))
         rules = source.venue_rules()
-        if config.market.source in (
-            "recorded",
-            "simulated",
-        ):  # whose rules are the same whether there are candles or not
+        # the rules of these are the same whether there are candles or not
+        if config.market.source in ("recorded", "simulated"):
             last_s = source.last_close_s()
             source.bars(after_s=last_s - config.market.timeframe_s, until_s=last_s)
         offset_s = source.clock_offset_s()

@@ -54,9 +54,9 @@ def restore(state_dir: Path, name: str, clock: Clock) -> Restored:
 
 
 def _end_its_run(history: Path, *, at_utc: str) -> None:
-    """The backup was made while the daemon ran. That run has been stopped since: it did not crash, and what was paused
+    """The backup was made while the daemon ran, and that run has been stopped since: it did not crash.
 
-    or given up that night is not to be taken over.
+    So what was paused or given up that night is not taken over.
     """
     with contextlib.closing(sqlite3.connect(history)) as db, db:
         db.execute("UPDATE runs SET ended_utc = ? WHERE ended_utc IS NULL", (at_utc,))

@@ -195,9 +195,9 @@ class StatusReader:
         return self._understood(self._state_dir / "run" / "gpu.json", of) or ()
 
     def _understood(self, path: Path, make: Callable[[Any], _T], *, keep: bool = True) -> _T | None:
-        """What `make` reads in another program's file. None where there is none, or none of a form that is known here:
+        """What `make` reads in another program's file. None where there is none, or none of a form that is known here.
 
-        whatever lies there, the supervisor shows what it can, says which file it could not read, and supervises on.
+        Whatever lies there, the supervisor shows what it can, says which file it could not read, and supervises on.
         """
         try:
             record = self._read(path, keep=keep)

@@ -10,7 +10,7 @@ from features.errors import DataError
 from features.ledger import Fill, Ledger
 from paper_trader.brokers.base import Known, Traits
 from paper_trader.journal import Execution
-from paper_trader.reconcile import Agreed, Differs, after_bar, reconcile
+from paper_trader.reconcile import Agreed, Differs, reconcile
 
 TRAITS = Traits(
     order_life_s=300.0, late_s=0.0, settles_s=5.0, cash_unit=Decimal("0.01"), coin_unit=Decimal("1e-9"), whole_lots=True
@@ -97,22 +97,24 @@ def moved(cash: str) -> Fill:
 @pytest.mark.parametrize(("paid_out", "peak"), [("500", "5625"), ("-5000", "12500"), ("0", "6250")])
 def test_what_is_paid_in_or_out_leaves_the_drawdown_that_the_policy_sees_as_it_was(paid_out: str, peak: str) -> None:
     """5000 under a peak of 6250, of which 500 are paid out, or to which 5000 come: a fifth below it before and after."""
-    after = after_bar(replace(ACCOUNT, peak=Decimal(6250)), [moved(paid_out)], CLOSE)
+    after = replace(ACCOUNT, peak=Decimal(6250)).settled([moved(paid_out)], CLOSE)
     assert after.peak == Decimal(peak) and 1 - after.equity(CLOSE) / after.peak == Decimal("0.2")
     assert after.bars_since_trade == 1
 
 
 def test_what_trading_gains_and_loses_is_no_payment() -> None:
-    fell = after_bar(ACCOUNT, [bought("0.01").fill], np.array([40000.0, 1000.0]))
+    fell = ACCOUNT.settled([bought("0.01").fill], np.array([40000.0, 1000.0]))
     assert fell.peak == ACCOUNT.peak and fell.equity(np.array([40000.0, 1000.0])) < 3000
-    assert after_bar(ACCOUNT, [], np.array([40000.0, 3000.0])).peak == 7000
+    for fills in ([], [bought("0.01").fill]):  # to the digit what training books
+        assert ACCOUNT.settled(fills, CLOSE) == ACCOUNT.book(fills).marked(CLOSE)
+    assert ACCOUNT.settled([], np.array([40000.0, 3000.0])).peak == 7000
     with pytest.raises(DataError, match="overdraw"):
-        after_bar(ACCOUNT, [bought("1").fill], CLOSE)
+        ACCOUNT.settled([bought("1").fill], CLOSE)
 
 
 def test_an_account_that_had_nothing_takes_money_in() -> None:
     nothing = replace(ACCOUNT, cash=Decimal(0), quantity=(Decimal(0), Decimal(0)))
-    assert after_bar(nothing, [moved("-1000")], CLOSE).equity(CLOSE) == 1000
+    assert nothing.settled([moved("-1000")], CLOSE).equity(CLOSE) == 1000
 
 
 def test_a_fill_that_no_order_of_ours_explains_is_named_and_not_booked() -> None:
